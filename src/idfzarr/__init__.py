@@ -1,0 +1,1 @@
+"""Lightcurves of a fixed field in one Zarr cube."""

@@ -1,0 +1,1 @@
+"""Who runs tasks, and the tasks."""

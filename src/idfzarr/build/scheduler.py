@@ -1,0 +1,191 @@
+"""Run tasks with Dask: threads, processes, or a cluster, and say what became of each.
+
+A task is a function of picklable arguments that owns whatever it writes and can be run again. The
+scheduler knows nothing of images or stores.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import dask
+from dask.callbacks import Callback
+
+from idfzarr.errors import IdfzarrError, StorageFull, UsageError
+from idfzarr.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+__all__ = ["Outcome", "Task", "run_tasks", "worker_count"]
+
+logger = logging.getLogger(__name__)
+
+_LOCAL = ("threads", "processes", "synchronous")
+
+
+@dataclass(frozen=True)
+class Task:
+    """A function with its arguments, and the name it goes by in reports."""
+
+    name: str
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a task: its result, or why there is none."""
+
+    name: str
+    result: Any = None
+    kind: str | None = None
+    reason: str | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether the task ended well."""
+        return self.kind is None
+
+
+def worker_count() -> int:
+    """Return how many tasks run at once on this machine: the processors we may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return max(1, len(os.sched_getaffinity(0)))
+    return max(1, os.cpu_count() or 1)
+
+
+def run_tasks(
+    label: str,
+    tasks: Sequence[Task],
+    *,
+    scheduler: Any = None,
+    workers: int | None = None,
+    progress: Progress = silent,
+) -> list[Outcome]:
+    """Run independent tasks and collect what became of each, in their order.
+
+    Parameters
+    ----------
+    label
+        What the step is called where progress is shown.
+    tasks
+        The tasks; no two may write the same file.
+    scheduler
+        None or ``"threads"``, ``"processes"``, ``"synchronous"``, the address of a
+        dask.distributed scheduler (``tcp://host:8786``), or a ``distributed.Client``.
+    workers
+        How many at once on this machine; as many as there are processors unless given.
+    progress
+        Told after each task.
+
+    Returns
+    -------
+    list of Outcome
+        One for each task. A failed task does not stop the others, except that a full disk stops
+        all, for every other task would fail on it too.
+
+    Raises
+    ------
+    UsageError
+        `scheduler` is none of the above.
+    StorageFull
+        A task found the disk full.
+    """
+    if not tasks:
+        return []
+    progress(label, 0, len(tasks))
+    if scheduler is None or scheduler in _LOCAL:
+        outcomes = _run_local(label, tasks, scheduler or "threads", workers, progress)
+    else:
+        outcomes = _run_cluster(label, tasks, scheduler, progress)
+    for outcome in outcomes:
+        if outcome.kind == StorageFull.kind:
+            raise StorageFull(outcome.reason)
+    return outcomes
+
+
+def _attempt(task: Task) -> Outcome:
+    """Run one task and turn its failure into a record: one of the two places that may."""
+    try:
+        return Outcome(task.name, result=task.function(*task.arguments))
+    except IdfzarrError as error:
+        return Outcome(task.name, kind=error.kind, reason=str(error))
+    except Exception as error:
+        logger.exception("task %s failed", task.name)
+        return Outcome(task.name, kind="unexpected", reason=f"{type(error).__name__}: {error}")
+
+
+class _Count(Callback):  # type: ignore[misc]  # dask ships no types for it
+    """Tell `progress` of every task the local scheduler ends."""
+
+    def __init__(self, label: str, total: int, progress: Progress) -> None:
+        self._told = 0
+
+        def posttask(*_: object) -> None:
+            self._told += 1
+            progress(label, min(self._told, total), total)
+
+        super().__init__(posttask=posttask)
+
+
+def _run_local(
+    label: str, tasks: Sequence[Task], scheduler: str, workers: int | None, progress: Progress
+) -> list[Outcome]:
+    delayed = [dask.delayed(_attempt, pure=False)(_Opaque(task)) for task in tasks]
+    with _Count(label, len(tasks), progress):
+        results = dask.compute(
+            *delayed,
+            scheduler=scheduler,
+            num_workers=workers or worker_count(),
+            optimize_graph=False,
+        )
+    return list(results)
+
+
+class _Opaque:
+    """Keeps Dask from walking into a task's arguments in search of other tasks."""
+
+    def __init__(self, task: Task) -> None:
+        self.name, self.function, self.arguments = task.name, task.function, task.arguments
+
+
+def _run_cluster(
+    label: str, tasks: Sequence[Task], scheduler: Any, progress: Progress
+) -> list[Outcome]:
+    from distributed import Client, as_completed
+
+    if isinstance(scheduler, Client):
+        client, ours = scheduler, False
+    elif isinstance(scheduler, str) and "://" in scheduler:
+        try:
+            client, ours = Client(scheduler, timeout="10s"), True
+        except OSError as error:
+            msg = f"no dask scheduler answers at {scheduler!r}: start one with 'dask scheduler'"
+            raise UsageError(msg) from error
+    else:
+        msg = (
+            f"{scheduler!r} is no scheduler: use threads, processes, synchronous, an address such as "
+            "tcp://host:8786, or a distributed.Client"
+        )
+        raise UsageError(msg)
+    try:
+        futures = [client.submit(_attempt, task, pure=False) for task in tasks]
+        for done, _ in enumerate(as_completed(futures), start=1):
+            progress(label, done, len(tasks))
+        return [_collect(task, future) for task, future in zip(tasks, futures, strict=True)]
+    finally:
+        if ours:
+            client.close()
+
+
+def _collect(task: Task, future: Any) -> Outcome:
+    """Return a future's outcome; a worker that died is an outcome too."""
+    error = future.exception()
+    if error is not None:
+        return Outcome(task.name, kind="worker_died", reason=f"{type(error).__name__}: {error}")
+    outcome: Outcome = future.result()
+    return outcome

@@ -1,0 +1,289 @@
+"""The command line: parse, one call, render. Results go to stdout, progress to stderr."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from idfzarr.errors import IdfzarrError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from idfzarr.progress import Progress
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="idfzarr",
+    help="Lightcurves of a fixed field in one Zarr cube.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+INTERRUPTED = 130
+
+Store = Annotated[Path, typer.Argument(help="The store, for example field.zarr.", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what is done.")] = False,
+) -> None:
+    if version:
+        from importlib.metadata import version as installed
+
+        typer.echo(f"idfzarr {installed('idfzarr')}")
+        raise typer.Exit
+    level = logging.INFO if verbose else logging.WARNING
+    logging.basicConfig(level=level, format="%(name)s: %(message)s", stream=sys.stderr)
+
+
+@contextmanager
+def _bars(*, quiet: bool) -> Iterator[Progress]:
+    """Draw a bar on stderr for every label that reports itself."""
+    from idfzarr.progress import silent
+
+    if quiet:
+        yield silent
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bars
+
+    columns = (
+        TextColumn("{task.description:<28}"),
+        BarColumn(bar_width=32),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Bars(*columns, console=Console(stderr=True)) as bars:
+        known: dict[str, Any] = {}
+
+        def progress(label: str, done: int, total: int) -> None:
+            if label not in known:
+                known[label] = bars.add_task(label, total=total)
+            bars.update(known[label], completed=done, total=total)
+
+        yield progress
+
+
+@app.command()
+def simulate(
+    folder: Annotated[Path, typer.Argument(help="Where the mosaics go.", show_default=False)],
+    aors: Annotated[int, typer.Option(help="Number of AORs.", min=1)] = 64,
+    objects: Annotated[int, typer.Option(help="Number of stars and galaxies.", min=1)] = 600,
+    size: Annotated[int, typer.Option(help="Pixels on a side.", min=64)] = 512,
+    seed: Annotated[int, typer.Option(help="Same seed, same bytes.", min=0)] = 1,
+    psf_folder: Annotated[
+        Path | None, typer.Option(help="Real IRAC PSFs to use (irac_ch1_warm_psf.fits, ...).")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an earlier simulation there.")
+    ] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Simulate a field with known answers, as FITS mosaics, an AOR table and the truth."""
+    from idfzarr.imaging.simulate import simulate as make
+
+    with _bars(quiet=quiet) as progress:
+        simulation = make(
+            folder,
+            aors=aors,
+            objects=objects,
+            size=size,
+            seed=seed,
+            psf_folder=psf_folder,
+            overwrite=overwrite,
+            progress=progress,
+        )
+    typer.echo(f"{simulation.n_objects} objects in {simulation.n_aors} AORs: {folder}")
+    typer.echo(f"next: idfzarr build {folder} {folder}.zarr")
+
+
+@app.command()
+def build(  # noqa: PLR0913  # one parameter an option
+    images: Annotated[Path, typer.Argument(help="Folder of mosaics.", show_default=False)],
+    store: Store,
+    types: Annotated[
+        str | None,
+        typer.Option(help="Globs over the default types, or names of any others, with commas."),
+    ] = None,
+    pattern: Annotated[
+        str | None,
+        typer.Option(help="File names, with {aor}, {channel} and {kind} where they vary."),
+    ] = None,
+    kinds: Annotated[
+        str | None, typer.Option(help="Words for the kinds, as sci=sub2d,unc=unc2d.")
+    ] = None,
+    channel: Annotated[
+        str | None, typer.Option(help="The channel, where file names do not say it.")
+    ] = None,
+    aor_table: Annotated[
+        Path | None,
+        typer.Option(help="Table of reqkey, group_name, mjd, exptime; else times from headers."),
+    ] = None,
+    sky: Annotated[
+        str, typer.Option(help="Background: plane, mesh, or auto (mesh for frames without WCS).")
+    ] = "auto",
+    threshold: Annotated[
+        float, typer.Option(help="Detection threshold on the superstack, in sigma.", min=0.1)
+    ] = 4.0,
+    min_coverage: Annotated[
+        float | None,
+        typer.Option(help="Fraction of the AORs that must cover an object.", min=0.0, max=1.0),
+    ] = None,
+    codec: Annotated[str, typer.Option(help="lz4, zstd or none.")] = "lz4",
+    precision: Annotated[
+        bool, typer.Option("--precision", help="Drop bits below 1/100 of the error bar.")
+    ] = False,
+    shard_objects: Annotated[int, typer.Option(help="Objects in one shard.", min=1)] = 128,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(help="threads, processes, synchronous, or a Dask address (tcp://host:8786)."),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Tasks at once; the processors there are.", min=1)
+    ] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Turn a folder of mosaics into a cube of lightcurves.
+
+    Run it again and it goes on where it was; a finished build says so and changes nothing.
+    """
+    from idfzarr.build.pipeline import build as run
+
+    with _bars(quiet=quiet or as_json) as progress:
+        report = run(
+            images,
+            store,
+            types=types,
+            pattern=pattern,
+            kinds=_pairs(kinds),
+            channel=channel,
+            aor_table=aor_table,
+            sky=sky,
+            threshold=threshold,
+            min_coverage=min_coverage,
+            codec=codec,
+            precision=precision,
+            shard_objects=shard_objects,
+            scheduler=scheduler,
+            workers=workers,
+            progress=progress,
+        )
+    if as_json:
+        typer.echo(json.dumps(report.to_dict(), indent=2))
+    else:
+        typer.echo(report.to_text())
+    raise typer.Exit(0 if report.ok else 1)
+
+
+@app.command()
+def info(store: Store, as_json: AsJson = False) -> None:
+    """Say what a store holds: sizes, channels, types, time span, layout, completeness."""
+    from idfzarr.store.summary import summarise
+
+    summary = summarise(store)
+    typer.echo(json.dumps(summary.to_dict(), indent=2) if as_json else summary.to_text())
+
+
+@app.command()
+def stats(
+    store: Store,
+    top: Annotated[int, typer.Option(help="How many objects to list.", min=1)] = 20,
+    by: Annotated[str, typer.Option(help="The statistic to rank by.")] = "excess",
+    type_: Annotated[
+        str | None, typer.Option("--type", help="Types to rank, name or glob.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the most variable objects."""
+    from idfzarr.analysis.ranking import rank_store
+
+    table = rank_store(store, top=top, by=by, types=type_)
+    if as_json:
+        typer.echo(json.dumps(table.to_dict(), indent=2))
+    else:
+        typer.echo(table.to_text())
+
+
+@app.command()
+def demo(
+    folder: Annotated[
+        Path, typer.Argument(help="Where the demonstration goes; new, or one it made before.")
+    ] = Path("idfzarr-demo"),
+    aors: Annotated[int, typer.Option(help="Number of AORs.", min=8)] = 64,
+    objects: Annotated[int, typer.Option(help="Number of objects.", min=40)] = 600,
+    size: Annotated[int, typer.Option(help="Pixels on a side.", min=128)] = 512,
+    seed: Annotated[int, typer.Option(help="Same seed, same field.", min=0)] = 1,
+    scheduler: Annotated[str | None, typer.Option(help="As for build.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Run the main job on a simulated field: simulate, build, find the variables, draw them."""
+    from idfzarr.build.demo import demonstrate
+
+    with _bars(quiet=quiet) as progress:
+        demonstration = demonstrate(
+            folder,
+            aors=aors,
+            objects=objects,
+            size=size,
+            seed=seed,
+            scheduler=scheduler,
+            progress=progress,
+        )
+    typer.echo(demonstration.to_text())
+    raise typer.Exit(0 if demonstration.ok else 1)
+
+
+def _pairs(text: str | None) -> dict[str, str] | None:
+    """Take ``a=b,c=d`` apart."""
+    if text is None:
+        return None
+    pairs: dict[str, str] = {}
+    for part in text.split(","):
+        key, equals, value = part.strip().partition("=")
+        if not equals or not key or not value:
+            msg = f"--kinds {text!r} cannot be read at {part!r}: write it as sci=sub2d,unc=unc2d"
+            raise UsageError(msg)
+        pairs[key] = value
+    return pairs
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit with its code.
+
+    Parameters
+    ----------
+    arguments
+        Those of the process unless given.
+
+    Raises
+    ------
+    SystemExit
+        Always: 0 well, 1 findings or failed tasks, 2 usage, 3 the store is missing or not one of
+        ours, 130 interrupted.
+    """
+    try:
+        app(args=arguments, prog_name="idfzarr")
+    except IdfzarrError as error:
+        typer.echo(f"idfzarr: {error}", err=True)
+        raise SystemExit(error.exit_code) from None
+    except SystemExit as end:
+        # typer turns Ctrl-C into this code without a word
+        if end.code == INTERRUPTED:
+            typer.echo("idfzarr: interrupted; run the same command again to go on", err=True)
+        raise

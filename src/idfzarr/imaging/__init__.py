@@ -1,0 +1,1 @@
+"""Arrays in, arrays out: knows neither zarr nor dask nor the store."""

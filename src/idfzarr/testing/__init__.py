@@ -1,0 +1,1 @@
+"""Strategies and fault injectors, for our tests and our users'."""
