@@ -204,16 +204,24 @@ def info(store: Store, as_json: AsJson = False) -> None:
 def stats(
     store: Store,
     top: Annotated[int, typer.Option(help="How many objects to list.", min=1)] = 20,
-    by: Annotated[str, typer.Option(help="The statistic to rank by.")] = "excess",
+    by: Annotated[str, typer.Option(help="The statistic to rank by.")] = "score",
     type_: Annotated[
         str | None, typer.Option("--type", help="Types to rank, name or glob.")
     ] = None,
+    snr: Annotated[
+        float, typer.Option(help="Only objects whose median is this many scatters.", min=0.0)
+    ] = 0.0,
+    complete: Annotated[
+        float, typer.Option(help="Only lightcurves of which this part is good.", min=0.0, max=1.0)
+    ] = 0.5,
     as_json: AsJson = False,
 ) -> None:
     """List the most variable objects."""
     from idfzarr.analysis.ranking import rank_store
 
-    table = rank_store(store, top=top, by=by, types=type_)
+    table = rank_store(
+        store, top=top, by=by, types=type_, least_signal=snr, least_complete=complete
+    )
     if as_json:
         typer.echo(json.dumps(table.to_dict(), indent=2))
     else:

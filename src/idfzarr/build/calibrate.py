@@ -1,0 +1,329 @@
+"""Zero points, noise scales and statistics of an assembled cube."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from idfzarr.analysis.calibration import (
+    ZeroPoints,
+    choose_comparison,
+    ensemble_zeropoint,
+    frozen_zeropoint,
+)
+from idfzarr.analysis.variability import STATISTICS, statistics, variability_score
+from idfzarr.build.scheduler import Task, run_tasks
+from idfzarr.errors import BuildFailed
+from idfzarr.flags import BAD_FLAGS, flag_bit
+from idfzarr.measurement import parse_measurement
+from idfzarr.store.cube import flags_of
+from idfzarr.store.shard import decode_shard
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from idfzarr.progress import Progress
+    from idfzarr.store.ledger import LedgerState
+    from idfzarr.store.schema import CubeSchema
+    from idfzarr.store.writer import CubeWriter
+
+__all__ = [
+    "calibrate",
+    "measured_quantities",
+    "noise_scales",
+    "refuse_failures",
+    "write_variability",
+]
+
+_CANDIDATES = 2000
+"""Objects that may be comparison stars: the brightest isolated ones."""
+
+COMPARISON_FLUX = "comparison_flux"
+"""Column of the catalogue: the mean flux of each comparison star, (object, type), else NaN."""
+
+
+def measured_quantities(state: LedgerState) -> dict[tuple[str, str], Mapping[str, Any]]:
+    """Return what the ledger tells of every measured mosaic, by AOR and channel."""
+    found: dict[tuple[str, str], Mapping[str, Any]] = {}
+    for record in state.of("staged"):
+        for told in record.fields.get("sources", ()):
+            if "aor" in told and "channel" in told:
+                found[str(told["aor"]), str(told["channel"])] = told
+    return found
+
+
+def _schema(writer: CubeWriter) -> CubeSchema:
+    if writer.schema is None:
+        msg = f"{writer.place.url} has no layout yet"
+        raise BuildFailed(msg)
+    return writer.schema
+
+
+def noise_scales(
+    schema: CubeSchema, told: Mapping[tuple[str, str], Mapping[str, Any]]
+) -> NDArray[np.float32]:
+    """Return the noise scale (type, aor) from what was measured; NaN where nothing was observed."""
+    scales = np.full((len(schema.types), len(schema.aor_names)), np.nan, dtype=np.float32)
+    for t, name in enumerate(schema.types):
+        channel = parse_measurement(name).channel
+        for a, aor in enumerate(schema.aor_names):
+            value = told.get((aor, channel), {}).get("noise_scale", {}).get(name)
+            if value is not None:
+                scales[t, a] = value
+    return scales
+
+
+def _read_shard(writer: CubeWriter, shard: int) -> NDArray[np.float32]:
+    schema = _schema(writer)
+    layout = schema.layout
+    first, last = layout.rows(shard)
+    key = layout.key(shard)
+    data = writer.place.read(key)
+    return decode_shard(
+        data, layout, last - first, codec=schema.codec, where=f"{writer.place.url}/{key}"
+    )
+
+
+def _candidate_rows(writer: CubeWriter, channel: str) -> NDArray[np.intp]:
+    """Return rows of objects that may calibrate a channel, in order."""
+    signal = np.nan_to_num(writer.read_array(f"catalogue/snr_{channel}"))
+    isolated = writer.read_array("catalogue/isolated").astype(bool)
+    # isolated ones first, then by brightness; what is used of them is decided by the lightcurves
+    ranked = np.lexsort((-signal, ~isolated))
+    return np.sort(ranked[signal[ranked] > 0][:_CANDIDATES])
+
+
+def _read_candidates(
+    writer: CubeWriter, rows: Mapping[str, NDArray[np.intp]]
+) -> dict[str, NDArray[np.float32]]:
+    """Return the lightcurves (row, type of the channel, value, aor) of each channel's candidates."""
+    schema = _schema(writer)
+    layout = schema.layout
+    columns = {c: _columns(schema, c) for c in schema.channels}
+    found: dict[str, list[NDArray[np.float32]]] = {c: [] for c in schema.channels}
+    for shard in range(layout.n_shards):
+        first, last = layout.rows(shard)
+        inside = {c: r[(r >= first) & (r < last)] - first for c, r in rows.items()}
+        if not any(len(r) for r in inside.values()):
+            continue
+        block = _read_shard(writer, shard)
+        for channel, own in inside.items():
+            found[channel].append(block[own][:, columns[channel]])
+    return {
+        c: np.concatenate(parts)
+        if parts
+        else np.empty((0, len(columns[c]), 3, layout.n_aors), dtype=np.float32)
+        for c, parts in found.items()
+    }
+
+
+def _columns(schema: CubeSchema, channel: str) -> list[int]:
+    return [k for k, name in enumerate(schema.types) if parse_measurement(name).channel == channel]
+
+
+def calibrate(
+    writer: CubeWriter, noise_scale: NDArray[np.float32], *, progress: Progress
+) -> tuple[NDArray[np.float32], NDArray[np.float32], list[str]]:
+    """Find the zero points of every type and AOR, and keep the comparison stars.
+
+    Comparison stars that the catalogue has already are used as they are, so that AORs that were
+    calibrated before keep their zero points.
+
+    Returns
+    -------
+    zeropoint, zeropoint_err
+        (type, aor) float32, magnitudes.
+    notes
+        Sentences worth reading.
+    """
+    schema = _schema(writer)
+    layout = schema.layout
+    shape = (layout.n_types, layout.n_aors)
+    zeropoint, zeropoint_err = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+    rows = {channel: _candidate_rows(writer, channel) for channel in schema.channels}
+    blocks = _read_candidates(writer, rows)
+    path = f"catalogue/{COMPARISON_FLUX}"
+    frozen = writer.read_array(path) if writer.has_array(path) else None
+    kept = np.full((layout.n_objects, layout.n_types), np.nan)
+    isolated = writer.read_array("catalogue/isolated").astype(bool)
+    fewest = layout.n_objects
+    done = 0
+    for channel in schema.channels:
+        for place, column in enumerate(_columns(schema, channel)):
+            own = rows[channel]
+            found = _zero_points(
+                blocks[channel][:, place],
+                noise_scale[column],
+                isolated[own],
+                None if frozen is None else frozen[own, column],
+            )
+            zeropoint[column], zeropoint_err[column] = found.zeropoint, found.zeropoint_err
+            kept[own, column] = found.mean_flux
+            fewest = min(fewest, int(found.comparison.sum()))
+            done += 1
+            progress("calibrating", done, layout.n_types)
+    writer.write_table("catalogue", {COMPARISON_FLUX: kept}, dims=("object", "type"))
+    notes = []
+    if fewest < 3:  # noqa: PLR2004  # idfzarr.analysis.calibration.FEWEST_STARS
+        notes.append("too few comparison stars in some types: no zero point is applied there")
+    return zeropoint, zeropoint_err, notes
+
+
+def _zero_points(
+    values: NDArray[np.float32],
+    noise_scale: NDArray[np.float32],
+    isolated: NDArray[np.bool_],
+    frozen: NDArray[np.float64] | None,
+) -> ZeroPoints:
+    """Return the zero points of one type from candidates (row, value, aor)."""
+    flux = values[:, 0].astype(np.float64)
+    error = values[:, 1] * np.where(np.isfinite(noise_scale), noise_scale, 1.0).astype(np.float64)
+    flag = flags_of(values[:, 2])
+    if frozen is not None:
+        return frozen_zeropoint(
+            flux, error, flag, comparison=np.isfinite(frozen), mean_flux=frozen
+        )
+    good = ((flag & BAD_FLAGS) == 0) & np.isfinite(flux) & (error > 0)
+    signal = _median_ratio(flux, error, good)
+    # near the top of the converter a star is not linear even where no pixel reaches it
+    never_full = ((flag & flag_bit("saturated")) == 0).all(axis=1)
+    chosen = choose_comparison(signal, isolated=isolated, usable=never_full)
+    usable = np.zeros(len(flux), dtype=bool)
+    usable[chosen.rows] = True
+    return ensemble_zeropoint(flux, error, flag, usable=usable)
+
+
+def _median_ratio(
+    flux: NDArray[np.float64], error: NDArray[np.float64], good: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """Return the median of flux / error of each row, NaN where nothing is good."""
+    ratio = np.where(good, flux, 0) / np.where(good, error, 1)
+    out = np.full(len(ratio), np.nan)
+    for k in np.flatnonzero(good.any(axis=1)):
+        out[k] = np.median(ratio[k, good[k]])
+    return out
+
+
+def _shard_statistics(
+    writer: CubeWriter,
+    shard: int,
+    zeropoint: NDArray[np.float32],
+    noise_scale: NDArray[np.float32],
+    mjd: NDArray[np.float64],
+) -> dict[str, NDArray[np.float32]]:
+    """Return the statistics (row, type) of one shard's calibrated lightcurves."""
+    schema = _schema(writer)
+    block = _read_shard(writer, shard)
+    rows, n_types, _, n_aors = block.shape
+    factor = 10.0 ** (0.4 * zeropoint.astype(np.float64))
+    scale = np.where(np.isfinite(noise_scale), noise_scale, 1.0) * factor
+    found = {s.name: np.full((rows, n_types), np.nan, dtype=np.float32) for s in STATISTICS}
+    for c, channel in enumerate(schema.channels):
+        columns = _columns(schema, channel)
+        part = block[:, columns]
+        good = (flags_of(part[:, :, 2]) & BAD_FLAGS) == 0
+        measured = statistics(
+            (part[:, :, 0] * factor[columns]).reshape(-1, n_aors),
+            (part[:, :, 1] * scale[columns]).reshape(-1, n_aors),
+            good.reshape(-1, n_aors),
+            time_order=np.argsort(mjd[:, c], kind="stable"),
+        )
+        for name, values in measured.items():
+            found[name][:, columns] = values.reshape(rows, len(columns))
+    return found
+
+
+def write_variability(
+    writer: CubeWriter,
+    zeropoint: NDArray[np.float32],
+    noise_scale: NDArray[np.float32],
+    *,
+    scheduler: Any,
+    workers: int | None,
+    progress: Progress,
+) -> None:
+    """Compute and store the statistics of every lightcurve.
+
+    Raises
+    ------
+    BuildFailed
+        A shard could not be read.
+    """
+    schema = _schema(writer)
+    layout = schema.layout
+    mjd = writer.read_array("mjd")
+    tasks = [
+        Task(
+            layout.key(shard),
+            _shard_statistics,
+            (writer, shard, zeropoint, noise_scale, mjd),
+        )
+        for shard in range(layout.n_shards)
+    ]
+    outcomes = run_tasks(
+        "variability", tasks, scheduler=scheduler, workers=workers, progress=progress
+    )
+    refuse_failures("variability", outcomes)
+    columns = {
+        s.name: np.concatenate([outcome.result[s.name] for outcome in outcomes])
+        for s in STATISTICS
+    }
+    columns["score"] = _scores(columns)
+    units = [str(u) for u in writer.read_array("unit")]
+    flux_unit = units[0] if len(set(units)) == 1 else ""
+    writer.write_table(
+        "variability",
+        columns,
+        dims=("object", "type"),
+        attributes={"n_aors": layout.n_aors, "long_name": "statistics of calibrated lightcurves"},
+        column_attributes=_definitions(flux_unit),
+    )
+
+
+def _scores(columns: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
+    n_types = columns["n"].shape[1]
+    scores = np.full(columns["n"].shape, np.nan, dtype=np.float32)
+    for t in range(n_types):
+        own = {name: values[:, t] for name, values in columns.items()}
+        scores[:, t] = variability_score(own)
+    return scores
+
+
+def _definitions(flux_unit: str) -> dict[str, dict[str, str]]:
+    told = {
+        s.name: {
+            "long_name": s.definition,
+            "references": s.reference,
+            "units": flux_unit if s.unit == "flux" else s.unit,
+        }
+        for s in STATISTICS
+    }
+    told["score"] = {
+        "long_name": "excess of trimmed_chi2 and inverse_eta over objects as bright, joined",
+        "references": "Sokolovsky et al. 2017, MNRAS 464, 274, section 4",
+        "units": "1",
+    }
+    return told
+
+
+def refuse_failures(step: str, outcomes: Any) -> None:
+    """Raise where tasks failed, naming the first few.
+
+    Raises
+    ------
+    BuildFailed
+        A task failed.
+    """
+    failed = [outcome for outcome in outcomes if not outcome.ok]
+    if failed:
+        named = "; ".join(f"{o.name}: {o.reason}" for o in failed[:3])
+        more = f" and {len(failed) - 3} more" if len(failed) > 3 else ""  # noqa: PLR2004
+        msg = (
+            f"{len(failed)} of {len(outcomes)} tasks of the step {step!r} failed ({named}{more}); mend "
+            "what they name and run the same command again: what is done is kept"
+        )
+        raise BuildFailed(msg)
+

@@ -1,0 +1,232 @@
+"""What is fixed in a fixed field: superstacks, objects, frozen apertures, empty places.
+
+Everything here comes from the store itself, so that a worker in another process, a build that goes
+on after a kill, and an AOR that is appended years later all measure with the very same apertures.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from idfzarr.errors import UsageError
+from idfzarr.imaging.apertures import FrozenApertures, freeze
+from idfzarr.imaging.cosmics import Reference, prepare
+from idfzarr.imaging.detection import seen_sky
+from idfzarr.imaging.noise import EmptyApertures, choose_empty, freeze_empty
+from idfzarr.imaging.photometry import Profile, profile_of
+from idfzarr.imaging.psf import estimate_psf
+from idfzarr.measurement import APERTURE_RADII
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from idfzarr.build.settings import Settings
+    from idfzarr.measurement import Measurement
+    from idfzarr.store.writer import CubeWriter
+
+__all__ = ["ChannelField", "channel_field"]
+
+_KEPT = 4
+"""Channels of fields that a process holds at once."""
+
+_OFFSET_STARS = 200
+_OFFSET_SIGNAL = 20.0
+_NEEDED = ("x", "y", "kron_a", "kron_b", "theta")
+
+
+@dataclass(frozen=True, eq=False)
+class ChannelField:
+    """One channel of a field, ready to measure AORs with.
+
+    Attributes
+    ----------
+    channel
+        Its name.
+    columns, measurements
+        The channel's types: their places along ``type``, and what they are.
+    flux, background
+        The superstack and the background that was removed from it, (y, x), image units.
+    sky
+        Pixels free of sources, (y, x).
+    stacked
+        Names of the AORs in the superstack.
+    frozen
+        The apertures.
+    profile
+        The superstack's light in each, for coverage.
+    reference
+        What cosmic rays are judged by; None where no type needs a clean image.
+    empty, empty_frozen
+        Empty places, and apertures there; None where there is no room for any.
+    area
+        Effective area of each type, pixels, for the noise scale; NaN for statistics.
+    stars_x, stars_y
+        Bright isolated stars, for the pointing.
+    fwhm
+        Width of the PSF in pixels.
+    """
+
+    channel: str
+    columns: tuple[int, ...]
+    measurements: tuple[Measurement, ...]
+    flux: NDArray[np.float32]
+    background: NDArray[np.float32]
+    sky: NDArray[np.bool_]
+    stacked: frozenset[str]
+    frozen: FrozenApertures
+    profile: Profile
+    reference: Reference | None
+    empty: EmptyApertures
+    empty_frozen: FrozenApertures | None
+    area: NDArray[np.float64]
+    stars_x: NDArray[np.float64]
+    stars_y: NDArray[np.float64]
+    fwhm: float
+
+    @property
+    def n_objects(self) -> int:
+        """How many objects are measured."""
+        return self.frozen.n_objects
+
+
+_FIELDS: OrderedDict[tuple[str, str, str], ChannelField] = OrderedDict()
+_LOCK = threading.Lock()
+
+
+def channel_field(writer: CubeWriter, channel: str, settings: Settings) -> ChannelField:
+    """Return one channel of a store's field, made once in each process.
+
+    Parameters
+    ----------
+    writer
+        The store, its catalogue and superstack written.
+    channel
+        Which.
+    settings
+        Those of the store.
+
+    Returns
+    -------
+    ChannelField
+        Shared by the threads of the process.
+    """
+    key = (writer.uuid, channel, settings.digest)
+    with _LOCK:  # freezing takes seconds: the other threads wait for it instead of doing it too
+        field = _FIELDS.get(key)
+        if field is None:
+            field = _make(writer, channel, settings)
+            _FIELDS[key] = field
+            while len(_FIELDS) > _KEPT:
+                _FIELDS.popitem(last=False)
+        return field
+
+
+def _make(writer: CubeWriter, channel: str, settings: Settings) -> ChannelField:
+    chosen = [(k, m) for k, m in enumerate(settings.measurements) if m.channel == channel]
+    if not chosen:
+        msg = f"{writer.place.url} has no type of channel {channel!r}"
+        raise UsageError(msg)
+    measurements = tuple(m for _, m in chosen)
+    group = f"images/superstack/{channel}"
+    image = {
+        name: writer.read_array(f"{group}/{name}")
+        for name in ("flux", "err", "background", "segmentation")
+    }
+    catalogue = {name: writer.read_array(f"catalogue/{name}") for name in _NEEDED}
+    bright = _bright_isolated(writer, channel, catalogue)
+    fwhm = _fwhm(writer, bright)
+    stars_x, stars_y = catalogue["x"][bright], catalogue["y"][bright]
+    sky = seen_sky(image["segmentation"]) & np.isfinite(image["flux"])
+    psf = _psf(measurements, image["flux"], stars_x, stars_y)
+    methods = list(dict.fromkeys(m.method for m in measurements))
+    frozen = freeze(
+        catalogue,
+        methods,
+        image["flux"].shape,
+        segmentation=image["segmentation"],
+        psf=psf,
+    )
+    empty = choose_empty(sky, APERTURE_RADII, count=settings.empty_apertures, seed=settings.seed)
+    stacked = frozenset(str(name) for name in writer.read_array(f"{group}/aors"))
+    needs_clean = any(m.image == "clean" for m in measurements)
+    return ChannelField(
+        channel=channel,
+        columns=tuple(k for k, _ in chosen),
+        measurements=measurements,
+        flux=np.nan_to_num(image["flux"]),
+        background=np.nan_to_num(image["background"]),
+        sky=sky,
+        stacked=stacked,
+        frozen=frozen,
+        profile=profile_of(frozen, image["flux"]),
+        reference=prepare(
+            image["flux"],
+            image["err"],
+            n_aors=len(stacked),
+            psf_fwhm=fwhm,
+            source=image["segmentation"] > 0,
+        )
+        if needs_clean
+        else None,
+        empty=empty,
+        empty_frozen=freeze_empty(empty, image["flux"].shape) if empty.radii else None,
+        area=np.array([_area(m, frozen, psf) for m in measurements]),
+        stars_x=stars_x,
+        stars_y=stars_y,
+        fwhm=fwhm,
+    )
+
+
+def _column(writer: CubeWriter, name: str, fill: Any, n: int) -> NDArray[Any]:
+    path = f"catalogue/{name}"
+    return writer.read_array(path) if writer.has_array(path) else np.full(n, fill)
+
+
+def _bright_isolated(
+    writer: CubeWriter, channel: str, catalogue: dict[str, NDArray[Any]]
+) -> NDArray[np.intp]:
+    """Return the rows of the brightest isolated objects, brightest first."""
+    n = len(catalogue["x"])
+    signal = _column(writer, f"snr_{channel}", np.nan, n)
+    isolated = _column(writer, "isolated", False, n).astype(bool)
+    rows = np.flatnonzero(isolated & (np.nan_to_num(signal) > _OFFSET_SIGNAL))
+    ranked: NDArray[np.intp] = rows[np.argsort(-signal[rows], kind="stable")][:_OFFSET_STARS]
+    return ranked
+
+
+def _fwhm(writer: CubeWriter, bright: NDArray[np.intp]) -> float:
+    """Return the PSF's width: that of the narrower half of the bright objects, 3 pixels at a loss."""
+    widths = _column(writer, "fwhm", np.nan, int(bright.max(initial=-1)) + 1)[bright]
+    widths = np.sort(widths[np.isfinite(widths) & (widths > 0)])
+    return float(np.median(widths[: max(1, len(widths) // 2)])) if len(widths) else 3.0
+
+
+def _psf(
+    measurements: tuple[Measurement, ...],
+    flux: NDArray[np.float32],
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+) -> NDArray[np.float64] | None:
+    if all(m.method != "psf" for m in measurements):
+        return None
+    return estimate_psf(flux, x, y, good=np.isfinite(flux))
+
+
+def _area(m: Measurement, frozen: FrozenApertures, psf: NDArray[np.float64] | None) -> float:
+    """Return the pixels that share an aperture's noise; of all objects, the median."""
+    if m.statistic is not None:
+        return math.nan
+    if m.method == "psf" and psf is not None:
+        # sum(w)**2 / sum(w**2) of the matched filter w = P / sum(P**2)
+        return float(psf.sum() ** 2 / (psf**2).sum())
+    if m.radius is not None:
+        return math.pi * m.radius**2
+    areas = frozen.area[:, frozen.methods.index(m.method)]
+    return float(np.median(areas[areas > 0])) if (areas > 0).any() else math.nan
+

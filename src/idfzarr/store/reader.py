@@ -1,0 +1,420 @@
+"""The fast path: one lightcurve is one pread, one checksum, one decompression.
+
+zarr-python takes a millisecond for a chunk of a shard, most of it in its event loop and in reading
+the shard's index anew. Here a shard is opened and its index verified once; a read is then
+`os.pread`, crc32c over the chunk, and one call of numcodecs.
+
+How replaced shards are noticed
+    An open file goes on showing the shard it was opened on, whole, even when its name is given to
+    another file. `os.fstat` tells: replacing, removing or moving a file changes its ctime. It
+    costs as much as a read, so an open shard is asked at most every `FRESH` seconds; what
+    this process writes is noticed at once, by `forget`, and so is a chunk that fails its checksum.
+
+Threads and forks
+    Reads take no lock. A shard's file is closed when the last reader lets go of it, never under
+    a reader's feet, and pread has no position to share, so threads and forked processes may use
+    the same descriptors.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import threading
+import time
+import weakref
+import zlib
+from typing import TYPE_CHECKING, Any, Protocol
+
+import google_crc32c
+import numcodecs.blosc
+import numpy as np
+
+from idfzarr.errors import ChunkCorrupt
+from idfzarr.store.checksum import CRC_BYTES, RESIDUE
+from idfzarr.store.shard import ABSENT, decode_chunk, index_bytes, parse_index
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    from idfzarr.store.layout import Layout
+    from idfzarr.store.place import LocalPlace, Place
+    from idfzarr.store.shard import Codec
+
+__all__ = ["FRESH", "MOST_OPEN", "LightcurveReader", "PlainReader", "ShardReader"]
+
+FRESH = 0.02
+"""Seconds for which an open shard is taken to be the one under its name."""
+
+MOST_OPEN = 512
+"""Shards kept open unless the process may not open so many files; 391 hold 50,000 objects."""
+
+_ENTRY = struct.Struct("<QQ").unpack_from
+_ENTRY_BYTES = 16
+_F4 = np.dtype("<f4")
+
+
+class LightcurveReader(Protocol):
+    """What reads the cube, fast or plain."""
+
+    def read(self, row: int, column: int) -> NDArray[np.float32]:
+        """Return one lightcurve, (value, aor); NaN flags where there is no chunk."""
+
+    def read_block(
+        self, rows: Sequence[int], columns: Sequence[int], *, aors: slice = slice(None)
+    ) -> NDArray[np.float32]:
+        """Return (row, column, value, aor) of any rows and columns."""
+
+    def forget(self, shard: int, /) -> None:
+        """Forget what is held of a shard: it has been written anew."""
+
+
+class _OpenShard:
+    """An open shard and its verified index. The file is closed with the last reference."""
+
+    __slots__ = ("__weakref__", "ctime_ns", "fresh_until", "handle", "index", "path")
+
+    def __init__(self, handle: int, index: bytes, ctime_ns: int, path: str) -> None:
+        self.handle = handle
+        self.index = index
+        self.ctime_ns = ctime_ns
+        self.path = path
+        self.fresh_until = 0.0
+
+    def __del__(self) -> None:
+        os.close(self.handle)
+
+
+_READERS: weakref.WeakSet[ShardReader] = weakref.WeakSet()
+
+
+def _renew_locks() -> None:
+    for reader in _READERS:
+        reader._lock = threading.Lock()  # noqa: SLF001 - a thread of the parent may have held it
+
+
+os.register_at_fork(after_in_child=_renew_locks)
+
+
+class ShardReader:
+    """Reads the chunks of the cube from shards on a local disk.
+
+    Parameters
+    ----------
+    place
+        The store.
+    layout
+        Shape of the cube and of its shards.
+    codec
+        How chunks are compressed.
+    must_exist
+        Told the number of a shard of which something is missing; raises `ChunkMissing` if the
+        ledger calls it done.
+    label
+        Says in words which object and type stand at a row and a column.
+    most_open
+        Shards to keep open at most.
+    """
+
+    def __init__(
+        self,
+        place: LocalPlace,
+        layout: Layout,
+        codec: Codec,
+        *,
+        must_exist: Callable[[int], None],
+        label: Callable[[int, int], str] = "[{}, {}]".format,
+        most_open: int = MOST_OPEN,
+    ) -> None:
+        self._place = place
+        self._layout = layout
+        self._codec = codec
+        self._must_exist = must_exist
+        self._label = label
+        self._most_open = max(1, min(most_open, _allowed_open()))
+        self._lock = threading.Lock()
+        self._shards: list[_OpenShard | None] = [None] * layout.n_shards
+        self._n_open = 0
+        # Taken apart once, since the hot path below cannot afford attribute look-ups.
+        self._step = layout.shard_objects
+        self._n_types = layout.n_types
+        self._n_aors = layout.n_aors
+        self._shape = layout.chunk_shape[2:]
+        self._kept = (layout.chunk_shape[2], layout.n_aors)
+        self._strides = (4 * layout.capacity, 4)
+        self._header = layout.chunk_bytes.to_bytes(4, "little")
+        self._is_plain = codec == "none"
+        self._plain_length = layout.chunk_bytes + CRC_BYTES
+        _READERS.add(self)
+
+    def read(
+        self,
+        row: int,
+        column: int,
+        *,
+        # Bound once: a global look-up for each would be a tenth of the read.
+        _now: Callable[[], float] = time.monotonic,
+        _pread: Callable[[int, int, int], bytes] = os.pread,
+        _crc: Callable[[bytes], int] = google_crc32c.value,
+        _decompress: Callable[[bytes], bytes] = numcodecs.blosc.decompress,
+        _array: type[np.ndarray[Any, Any]] = np.ndarray,
+    ) -> NDArray[np.float32]:
+        """Return one lightcurve.
+
+        Parameters
+        ----------
+        row, column
+            Positions of the object and the type.
+
+        Returns
+        -------
+        ndarray of float32
+            (value, aor), not writable: it shows the decompressed bytes themselves. All NaN where
+            there is no chunk.
+
+        Raises
+        ------
+        ChunkCorrupt, ShardCorrupt
+            Damaged.
+        ChunkMissing
+            Not there, though the ledger calls its shard done.
+        """
+        number, inside = divmod(row, self._step)
+        shard = self._shards[number]
+        if shard is None or _now() > shard.fresh_until:
+            shard = self._current(number)
+            if shard is None:
+                return self._absent()
+        offset, length = _ENTRY(shard.index, (inside * self._n_types + column) * _ENTRY_BYTES)
+        if length == ABSENT:
+            return self._not_in_shard(number)
+        data = _pread(shard.handle, length, offset)
+        whole = len(data) == self._plain_length if self._is_plain else data[4:8] == self._header
+        if _crc(data) != RESIDUE or not whole:
+            return self._again(row, column)
+        if not self._is_plain:
+            # numcodecs takes longer to look at an array to write into than to make these bytes.
+            try:
+                data = _decompress(data)
+            except RuntimeError:
+                return self._again(row, column)
+        return _array(self._kept, _F4, data, 0, self._strides)
+
+    def _absent(self) -> NDArray[np.float32]:
+        return np.full(self._kept, np.nan, dtype=np.float32)
+
+    def _not_in_shard(self, number: int) -> NDArray[np.float32]:
+        self._must_exist(number)
+        return self._absent()
+
+    def _where(self, row: int, column: int, path: str) -> str:
+        return f"lightcurves {self._label(row, column)} in {path}"
+
+    def _again(self, row: int, column: int) -> NDArray[np.float32]:
+        """Read a chunk that failed once more, from a shard opened afresh; say what is wrong."""
+        number = self._layout.shard_of(row)
+        self.forget(number)
+        shard = self._current(number)
+        if shard is None:
+            return self._absent()
+        offset, length = _ENTRY(shard.index, self._layout.slot(row, column) * _ENTRY_BYTES)
+        if length == ABSENT:
+            return self._not_in_shard(number)
+        out = np.empty(self._shape, dtype=np.float32)
+        data = os.pread(shard.handle, length, offset)
+        decode_chunk(data, out, self._codec, where=self._where(row, column, shard.path))
+        return out[:, : self._n_aors]
+
+    # ---------------------------------------------------------------- shards
+
+    def _current(self, number: int) -> _OpenShard | None:
+        """Return the shard, opened anew if it is another file now; None where it is not."""
+        shard = self._shards[number]
+        if shard is not None and os.fstat(shard.handle).st_ctime_ns != shard.ctime_ns:
+            shard = None
+        if shard is None:
+            shard = self._open(number)
+            if shard is None:
+                self.forget(number)
+                self._must_exist(number)
+                return None
+            self._keep(number, shard)
+        shard.fresh_until = time.monotonic() + FRESH
+        return shard
+
+    def _open(self, number: int) -> _OpenShard | None:
+        path = self._place.path(self._layout.key(number))
+        try:
+            handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        try:
+            status = os.fstat(handle)
+            n_chunks = self._layout.chunks_per_shard
+            begin = max(0, status.st_size - index_bytes(n_chunks))
+            tail = os.pread(handle, index_bytes(n_chunks), begin)
+            parse_index(tail, n_chunks, status.st_size, where=path)
+        except BaseException:
+            os.close(handle)
+            raise
+        return _OpenShard(handle, tail, status.st_ctime_ns, path)
+
+    def _keep(self, number: int, shard: _OpenShard) -> None:
+        with self._lock:
+            if self._shards[number] is None:
+                self._n_open += 1
+            self._shards[number] = shard
+            if self._n_open > self._most_open:
+                self._let_go(number)
+
+    def _let_go(self, keep: int) -> None:
+        """Close the quarter of the shards that were asked for longest ago."""
+        held = [
+            (s.fresh_until, k) for k, s in enumerate(self._shards) if s is not None and k != keep
+        ]
+        for _, k in sorted(held)[: max(1, len(held) // 4)]:
+            self._shards[k] = None
+            self._n_open -= 1
+
+    def forget(self, shard: int, /) -> None:
+        """Let go of a shard."""
+        with self._lock:
+            if self._shards[shard] is not None:
+                self._shards[shard] = None
+                self._n_open -= 1
+
+    # ---------------------------------------------------------------- many
+
+    def read_block(
+        self, rows: Sequence[int], columns: Sequence[int], *, aors: slice = slice(None)
+    ) -> NDArray[np.float32]:
+        """Return the lightcurves of any rows and columns.
+
+        The chunks of one object stand next to one another on disk, and are read at once where
+        that reads little besides.
+
+        Parameters
+        ----------
+        rows, columns
+            Positions of objects and types.
+        aors
+            Which AORs to keep.
+
+        Returns
+        -------
+        ndarray of float32
+            (row, column, value, aor).
+        """
+        n_kept = len(range(*aors.indices(self._n_aors)))
+        out = np.empty((len(rows), len(columns), self._shape[0], n_kept), dtype=np.float32)
+        for i, row in enumerate(rows):
+            self._read_row(row, columns, out[i], aors)
+        return out
+
+    def _read_row(
+        self, row: int, columns: Sequence[int], out: NDArray[np.float32], aors: slice
+    ) -> None:
+        number, inside = divmod(row, self._step)
+        shard = self._shards[number]
+        if shard is None or time.monotonic() > shard.fresh_until:
+            shard = self._current(number)
+        if shard is None:
+            out[...] = np.nan
+            return
+        first = inside * self._n_types
+        entries = [_ENTRY(shard.index, (first + c) * _ENTRY_BYTES) for c in columns]
+        begin, length = _span(entries)
+        if not length:
+            for j, column in enumerate(columns):
+                out[j] = self.read(row, column)[:, aors]
+            return
+        data = os.pread(shard.handle, length, begin)
+        for j, (at, size) in enumerate(entries):
+            part = self._decoded(data[at - begin : at - begin + size])
+            out[j] = (self.read(row, columns[j]) if part is None else part)[:, aors]
+
+    def _decoded(self, data: bytes) -> NDArray[np.float32] | None:
+        """Return a lightcurve of its chunk's bytes; None where they are not whole."""
+        whole = len(data) == self._plain_length if self._is_plain else data[4:8] == self._header
+        if google_crc32c.value(data) != RESIDUE or not whole:
+            return None
+        if not self._is_plain:
+            try:
+                data = numcodecs.blosc.decompress(data)
+            except RuntimeError:
+                return None
+        return np.ndarray(self._kept, _F4, data, 0, self._strides)
+
+
+def _span(entries: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """Return (offset, length) of one read that takes in all chunks; (0, 0) where that is no gain.
+
+    It is none where a chunk is not there, or where more than half of it would be read in vain.
+    """
+    wanted = sum(length for _, length in entries)
+    if len(entries) < 2 or wanted >= ABSENT:
+        return 0, 0
+    begin = min(offset for offset, _ in entries)
+    length = max(offset + length for offset, length in entries) - begin
+    return (begin, length) if length <= 2 * wanted else (0, 0)
+
+
+def _allowed_open() -> int:
+    """Return half of the files that this process may open."""
+    import resource
+
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MOST_OPEN if soft == resource.RLIM_INFINITY else soft // 2
+
+
+class PlainReader:
+    """Reads the cube by zarr-python: object storage, and layouts and codecs that are not ours.
+
+    Parameters
+    ----------
+    place
+        The store.
+    path
+        Path of the cube below the root.
+    layout
+        Shape of the cube; its chunks may be any.
+    """
+
+    def __init__(self, place: Place, path: str, layout: Layout) -> None:
+        import zarr
+
+        self._place = place
+        self._layout = layout
+        self._array: Any = zarr.open_array(f"{place.url}/{path}", mode="r", zarr_format=3)
+
+    def forget(self, _shard: int, /) -> None:
+        """Nothing is held: zarr-python opens a shard for every read."""
+
+    def _get(self, row: int, column: int) -> NDArray[np.float32]:
+        # Every codec has exceptions of its own; these are what zarr-python's raise on bad bytes.
+        try:
+            values = self._array[row, column, :, : self._layout.n_aors]
+        except (ValueError, RuntimeError, EOFError, OSError, zlib.error) as error:
+            msg = (
+                f"lightcurves[{row}, {column}] (object row, type) of {self._place.url} is damaged: "
+                f"{error}; repair the store"
+            )
+            raise ChunkCorrupt(msg) from error
+        return np.asarray(values, dtype=np.float32)
+
+    def read(self, row: int, column: int) -> NDArray[np.float32]:
+        """Return one lightcurve, (value, aor)."""
+        return self._get(row, column)
+
+    def read_block(
+        self, rows: Sequence[int], columns: Sequence[int], *, aors: slice = slice(None)
+    ) -> NDArray[np.float32]:
+        """Return (row, column, value, aor) of any rows and columns."""
+        n_kept = len(range(*aors.indices(self._layout.n_aors)))
+        out = np.empty((len(rows), len(columns), 3, n_kept), dtype=np.float32)
+        for i, row in enumerate(rows):
+            for j, column in enumerate(columns):
+                out[i, j] = self._get(row, column)[:, aors]
+        return out

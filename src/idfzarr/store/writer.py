@@ -1,0 +1,392 @@
+"""Write a cube: begin, lay out, stage, assemble, publish.
+
+A `CubeWriter` is a small frozen value that can be sent to any thread or process. A task owns what
+it writes: a batch of AORs its staging file, a shard task its shard. Every step can be repeated, and
+the ledger beside the store says which are done. Until `CubeWriter.publish` has renamed the root
+``zarr.json`` into place, no reader takes the store for finished.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from idfzarr.errors import ChunkMissing, SettingsDiffer, UsageError
+from idfzarr.store.checksum import crc32c
+from idfzarr.store.layout import SHARD_OBJECTS
+from idfzarr.store.plan import STAGING_AORS, plan_cube
+from idfzarr.store.root import ROOT_KEY, gather_metadata, root_bytes, settings_digest, software
+from idfzarr.store.schema import (
+    CATALOGUE,
+    COORDINATES,
+    FORMAT,
+    LIGHTCURVES,
+    STAGING,
+    VALUES,
+    lightcurves_json,
+    staging_json,
+)
+from idfzarr.store.shard import encode_shard, reduce_precision
+from idfzarr.store.staging import (
+    batch_aors,
+    encode_staging,
+    n_batches,
+    read_staging,
+    staging_key,
+)
+from idfzarr.store.store_writer import StoreWriter
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from idfzarr.store.ledger import Record
+    from idfzarr.store.plan import CubePlan
+
+__all__ = ["CubeWriter"]
+
+
+@dataclass(frozen=True)
+class CubeWriter(StoreWriter):
+    """The right to write one cube; `begin` makes it, `lay_out` says what the cube is."""
+
+    # ---------------------------------------------------------------- lay out
+
+    def lay_out(
+        self,
+        *,
+        objects: Any,
+        types: Any,
+        aors: Any,
+        channels: Sequence[str] | None = None,
+        codec: str = "lz4",
+        precision: float | None = None,
+        shard_objects: int = SHARD_OBJECTS,
+        capacity: int | None = None,
+        staging_aors: int = STAGING_AORS,
+    ) -> Self:
+        """Say what the cube is: write its coordinates and the metadata of ``lightcurves``.
+
+        Parameters
+        ----------
+        objects
+            Table with ``object_id`` and, where known, ``ra``, ``dec``, ``x``, ``y``; all columns go
+            to the catalogue.
+        types
+            Names, measurements, or a table with ``type``, ``unit``, ``radius_arcsec``, ...
+        aors
+            Table with ``aor``, ``mjd`` and, where known, ``aor_name``, ``exptime``, ``dx``, ``dy``.
+        channels
+            Names of the channels; those of the types unless given.
+        codec
+            ``lz4``, ``zstd`` or ``none``.
+        precision
+            Round flux to this fraction of its error bar; None for lossless.
+        shard_objects
+            Objects in a shard.
+        capacity
+            Chunk length along ``aor``; the number of AORs with room to grow unless given.
+        staging_aors
+            AORs in a batch of `write_staging`.
+
+        Returns
+        -------
+        CubeWriter
+            With a schema. Calling it again with the same writes the same bytes.
+
+        Raises
+        ------
+        UsageError
+            A table cannot be used.
+        SettingsDiffer
+            The store was laid out with other objects, types or AORs, and is not empty.
+        """
+        plan = plan_cube(
+            objects=objects,
+            types=types,
+            aors=aors,
+            channels=channels,
+            codec=codec,
+            precision=precision,
+            shard_objects=shard_objects,
+            capacity=capacity,
+            staging_aors=staging_aors,
+        )
+        writer = replace(self, schema=plan.schema)
+        _claim_layout(writer, plan)
+        _write_layout(writer, plan)
+        return writer
+
+    # ---------------------------------------------------------------- staging
+
+    @property
+    def n_batches(self) -> int:
+        """How many batches of AORs `write_staging` takes."""
+        return n_batches(self._schema)
+
+    def batch_aors(self, batch: int) -> tuple[int, int]:
+        """Return the first AOR of a batch and the one after its last, as positions."""
+        return batch_aors(self._schema, batch)
+
+    def write_staging(
+        self,
+        batch: int,
+        block: NDArray[np.float32],
+        *,
+        sources: Sequence[Mapping[str, Any]] = (),
+    ) -> Record:
+        """Write the measurements of one batch of AORs, all objects and types.
+
+        Parameters
+        ----------
+        batch
+            Which, see `batch_aors`.
+        block
+            (aor, object, type, value) float32.
+        sources
+            What it was measured from: path, size and sha256 of every file, for the ledger.
+
+        Returns
+        -------
+        Record
+            The ledger's line.
+
+        Raises
+        ------
+        UsageError
+            The block has another shape.
+        StorageFull
+            The disk or the quota is full.
+        """
+        first, last = self.batch_aors(batch)
+        layout = self._schema.layout
+        wanted = (last - first, layout.n_objects, layout.n_types, len(VALUES))
+        if block.shape != wanted:
+            msg = f"batch {batch} of the staging has shape {wanted}, not {block.shape}"
+            raise UsageError(msg)
+        if self.place.size(f"{STAGING}/{ROOT_KEY}") is None:
+            self.write_json(STAGING, staging_json(self._schema))
+        data = encode_staging(self._schema, block)
+        key = staging_key(batch)
+        self.place.write(key, data)
+        aors = list(self._schema.aor_names[first:last])
+        return self.ledger.append(
+            "staged",
+            batch=batch,
+            key=key,
+            size=len(data),
+            crc32c=crc32c(data),
+            aors=aors,
+            sources=list(map(dict, sources)),
+        )
+
+    def staged(self, *, verify: bool = False) -> set[int]:
+        """Return the batches that are staged: in the ledger, and there in the right size.
+
+        Parameters
+        ----------
+        verify
+            Also compare the crc32c of the files.
+        """
+        records = self.state().staged
+        return {b for b, record in records.items() if self._matches(record, verify=verify)}
+
+    def read_staging(self, shard: int) -> NDArray[np.float32]:
+        """Read what is staged for one shard.
+
+        Parameters
+        ----------
+        shard
+            Number of the shard.
+
+        Returns
+        -------
+        ndarray of float32
+            (aor, row, type, value), the rows that exist.
+
+        Raises
+        ------
+        ChunkMissing
+            A batch is not staged.
+        ChunkCorrupt, ShardCorrupt
+            A staging file is damaged; stage the batch again.
+        """
+        return read_staging(self.place, self._schema, shard)
+
+    def assemble(self, shard: int) -> NDArray[np.float32]:
+        """Return what is staged for one shard, turned as the cube wants it.
+
+        Parameters
+        ----------
+        shard
+            Number of the shard.
+
+        Returns
+        -------
+        ndarray of float32
+            (row, type, value, aor), for `write_shard`.
+        """
+        return np.ascontiguousarray(self.read_staging(shard).transpose(1, 2, 3, 0))
+
+    def remove_staging(self) -> None:
+        """Remove the staging files, and say so in the ledger."""
+        if self.place.size(f"{STAGING}/{ROOT_KEY}") is not None:
+            self.place.remove_tree(STAGING)
+            self.ledger.append("removed", prefix=STAGING)
+
+    # ---------------------------------------------------------------- shards
+
+    def write_shard(self, shard: int, block: NDArray[np.float32]) -> Record:
+        """Write one shard, whole: ``intent`` to the ledger, the file, ``done`` to the ledger.
+
+        Parameters
+        ----------
+        shard
+            Number of the shard.
+        block
+            (row, type, value, aor) float32, the rows that exist.
+
+        Returns
+        -------
+        Record
+            The ledger's ``done``.
+
+        Raises
+        ------
+        UsageError
+            The block has another shape.
+        StorageFull
+            The disk or the quota is full; a shard that stood there before still stands.
+        """
+        schema = self._schema
+        first, last = schema.layout.rows(shard)
+        if block.shape != (last - first, *schema.layout.shape[1:]):
+            msg = (
+                f"shard {shard} has shape {(last - first, *schema.layout.shape[1:])}, not "
+                f"{block.shape}"
+            )
+            raise UsageError(msg)
+        data = encode_shard(self._reduced(block), schema.layout, codec=schema.codec)
+        key = schema.layout.key(shard)
+        told = {"key": key, "size": len(data), "crc32c": crc32c(data), "aors": schema.layout.n_aors}
+        self.ledger.append("intent", **told)
+        self.place.write(key, data)
+        return self.ledger.append("done", **told)
+
+    def _reduced(self, block: NDArray[np.float32]) -> NDArray[np.float32]:
+        if self._schema.precision is None:
+            return block
+        out = block.copy()
+        out[:, :, 0], out[:, :, 1] = reduce_precision(
+            block[:, :, 0], block[:, :, 1], self._schema.precision
+        )
+        return out
+
+    def done(self, *, verify: bool = False) -> set[int]:
+        """Return the shards that are done: in the ledger, and there in the right size.
+
+        Parameters
+        ----------
+        verify
+            Also compare the crc32c of the files.
+        """
+        records = self.state().done
+        layout = self._schema.layout
+        keys = {layout.key(k): k for k in range(layout.n_shards)}
+        return {
+            keys[key]
+            for key, record in records.items()
+            if key in keys
+            and record.fields.get("aors") == layout.n_aors
+            and self._matches(record, verify=verify)
+        }
+
+    def _matches(self, record: Record, *, verify: bool) -> bool:
+        key, size = str(record.fields["key"]), record.fields["size"]
+        if self.place.size(key) != size:
+            return False
+        return not verify or crc32c(self.place.read(key)) == record.fields["crc32c"]
+
+    # ---------------------------------------------------------------- publish
+
+    def publish(self, *, complete: bool = True) -> None:
+        """Make the store visible: one rename of the root ``zarr.json``. Staging goes after it.
+
+        Parameters
+        ----------
+        complete
+            Refuse while shards are missing.
+
+        Raises
+        ------
+        ChunkMissing
+            A shard is not done.
+        """
+        layout = self._schema.layout
+        missing = sorted(set(range(layout.n_shards)) - self.done()) if complete else []
+        if missing:
+            named = ", ".join(layout.key(k) for k in missing[:5])
+            msg = (
+                f"{len(missing)} of {layout.n_shards} shards of {self.place.url} are not written "
+                f"({named}{', ...' if len(missing) > 5 else ''}); run the build again"
+            )
+            raise ChunkMissing(msg)
+        metadata = gather_metadata(self.place)
+        for path, node in metadata.items():
+            if node["node_type"] == "group" and not self.has_array(path):
+                self.write_group(path, {})
+        self.place.write(ROOT_KEY, root_bytes(self._ours(), metadata))
+        self.ledger.append("published", shape=layout.shape)
+        self.remove_staging()
+
+    def _ours(self) -> dict[str, Any]:
+        settings = json.loads(self.settings_json)
+        return {
+            "format": FORMAT,
+            "uuid": self.uuid,
+            "created": self.created,
+            "software": software(),
+            "settings": settings,
+            "settings_digest": settings_digest(settings),
+            "ps1": None,
+        }
+
+
+def _claim_layout(writer: StoreWriter, plan: CubePlan) -> None:
+    """Record the layout, and refuse another one than what is written was made with."""
+    state = writer.state()
+    before = state.last("laid_out")
+    if before is not None and before.fields.get("digest") == plan.digest:
+        return
+    if state.staged or state.done:
+        msg = (
+            f"{writer.place.url} was laid out with other objects, types or AORs than now, and "
+            "measurements are written already; build into a new store, or remove this one"
+        )
+        raise SettingsDiffer(msg)
+    if before is not None:
+        # Arrays of the other layout would be published with this one.
+        for top in sorted({key.split("/")[0] for key in writer.place.keys()} - {"images"}):
+            writer.place.remove_tree(top)
+    writer.ledger.append("laid_out", digest=plan.digest, shape=plan.schema.layout.shape)
+
+
+def _write_layout(writer: StoreWriter, plan: CubePlan) -> None:
+    """Write the coordinates, the catalogue, and the metadata of the cube."""
+    schema, table, named, times = plan.schema, plan.objects, plan.types, plan.aors
+    units = tuple(str(u) for u in named.columns["unit"])
+    writer.write_json(LIGHTCURVES, lightcurves_json(schema, units))
+    writer.write_coordinate("object", table.ids)
+    writer.write_coordinate("type", np.array(schema.types))
+    writer.write_coordinate("value", np.array(VALUES))
+    writer.write_coordinate("aor", times.reqkeys)
+    writer.write_coordinate("aor_name", np.array(times.names, dtype=str))
+    writer.write_coordinate("channel", np.array(schema.channels))
+    for name, values in (table.positions | named.columns | times.columns).items():
+        dims = ("aor", "channel")[: values.ndim]
+        writer.write_coordinate(name, values, dims=None if name in COORDINATES else dims)
+    writer.write_table(CATALOGUE, table.columns)
