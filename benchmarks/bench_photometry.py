@@ -64,7 +64,8 @@ def frozen_runner(scene: Scene, images: int) -> tuple[Callable[[], NDArray[np.fl
     stack = np.stack([scene.image] * images)
 
     def run() -> NDArray[np.float64]:
-        return measure(frozen, stack, scene.error**2, ~scene.bad, profile=profile).flux[0]
+        sums = measure(frozen, stack, scene.error**2, ~scene.bad, profile=profile)
+        return np.asarray(sums.flux[0])
 
     return run, seconds
 

@@ -55,7 +55,7 @@ def in_process(kind: str, group: str, plan: Plan, stores: Path, turn: int = 0) -
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "result.json"
         request = {
-            "pass": kind,
+            "kind": kind,
             "group": group,
             "turn": turn,
             "plan": dataclasses.asdict(plan),

@@ -23,6 +23,7 @@ from synthetic import Field
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
     from rivals.protocol import Reader, Rival
     from synthetic import Block
 
@@ -275,9 +276,9 @@ def worker(request: str) -> None:
     """Do the pass that a request in JSON asks for and write its result to the file it names."""
     asked = json.loads(request)
     plan, stores = Plan(**asked["plan"]), Path(asked["stores"])
-    if asked["pass"] == "cold":
+    if asked["kind"] == "cold":
         found = cold_pass(asked["group"], plan, stores, asked["turn"])
-    elif asked["pass"] == "engine":
+    elif asked["kind"] == "engine":
         found = engine_pass(plan, stores)
     else:
         found = read_pass(asked["group"], plan, stores)

@@ -176,7 +176,7 @@ def test_a_store_is_replaced_only_when_asked_and_a_foreign_folder_never(tmp_path
     zarr.create_group(tmp_path / "other.zarr").attrs["a"] = 1
     with pytest.raises(ForeignStore, match="none of idfzarr"):
         create(tmp_path / "other.zarr", overwrite=True, **tables())
-    assert sorted(os.listdir(foreign)) == ["me.jpg"]
+    assert [p.name for p in foreign.iterdir()] == ["me.jpg"]
     assert zarr.open_group(tmp_path / "other.zarr").attrs["a"] == 1
 
 
@@ -243,9 +243,9 @@ def test_other_packages_read_the_same_without_a_warning(tmp_path):
     values = measured(5, 2, 6)
     write(cube, values)
     with xr.open_zarr(cube.path) as ds:
-        assert np.array_equal(ds["lightcurves"].values, values)
-        assert ds["object"].values.tolist() == [13, 10, 7, 4, 1]
-        assert ds["type"].values.tolist() == TYPES
+        assert np.array_equal(ds["lightcurves"].to_numpy(), values)
+        assert ds["object"].to_numpy().tolist() == [13, 10, 7, 4, 1]
+        assert ds["type"].to_numpy().tolist() == TYPES
         assert set(ds.coords) == set(cube.coordinate_names)
         picked = ds["lightcurves"].sel(object=7, type=TYPES[1], value="flux", aor=103)
         assert float(picked) == values[2, 1, 0, 2]
@@ -257,7 +257,7 @@ def test_other_packages_read_the_same_without_a_warning(tmp_path):
             ds["lightcurves"].attrs["flag_meanings"].split()
         )
     with xr.open_zarr(cube.path, group="catalogue") as catalogue:
-        assert catalogue["object_id"].values.tolist() == cube.objects.tolist()
+        assert catalogue["object_id"].to_numpy().tolist() == cube.objects.tolist()
     for name in (n for n in cube.coordinate_names if cube.coordinate(n).dtype.kind in "if"):
         spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": f"{cube.path}/{name}/"}}
         stored = ts.open(spec).result().read().result()
@@ -399,7 +399,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_the_old_shard(tmp_path, monkeypa
     plain = getattr(os, call)
 
     def full(handle, *rest):
-        if "lightcurves" in os.readlink(f"/proc/self/fd/{handle}"):
+        if "lightcurves" in str(Path(f"/proc/self/fd/{handle}").readlink()):
             raise OSError(code, os.strerror(code))
         return plain(handle, *rest)
 
@@ -448,7 +448,7 @@ def test_a_cube_lives_on_object_storage_too():
     assert np.array_equal(again.block(), values)
     assert np.array_equal(again.values(7, TYPES[1]), values[2, 1])
     assert cube.writer.done(verify=True) == {0, 1, 2}
-    with pytest.raises(StoreMissing, match="no store at memory://bucket/b.zarr"):
+    with pytest.raises(StoreMissing, match=r"no store at memory://bucket/b.zarr"):
         Cube("memory://bucket/b.zarr")
     create("memory://bucket/a.zarr", overwrite=True, **tables(objects=1))
     assert Cube("memory://bucket/a.zarr").shape[0] == 1
@@ -458,16 +458,16 @@ def test_a_cube_lives_on_object_storage_too():
 
 
 def test_what_cannot_be_opened_says_why(tmp_path):
-    with pytest.raises(StoreMissing, match="there is no store at"):
+    with pytest.raises(StoreMissing, match=r"there is no store at"):
         Cube(tmp_path / "nothing.zarr")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(StoreMissing, match="there is no store at"):
+    with pytest.raises(StoreMissing, match=r"there is no store at"):
         Cube(tmp_path / "empty")
     (tmp_path / "file").write_bytes(b"x")
     with pytest.raises((StoreMissing, ForeignStore), match="no store"):
         Cube(tmp_path / "file")
     (tmp_path / "empty" / "a.txt").write_text("x")
-    with pytest.raises(ForeignStore, match="no zarr.json at its root"):
+    with pytest.raises(ForeignStore, match=r"no zarr\.json at its root"):
         Cube(tmp_path / "empty")
     zarr.create_group(tmp_path / "g.zarr")
     with pytest.raises(ForeignStore, match="has no attribute 'idfzarr'"):
@@ -570,7 +570,9 @@ def test_hostile_metadata_with_a_fitting_crc_is_refused(tmp_path, monkeypatch, c
     metadata = json.loads(json.dumps(cube._root.metadata))
     change(metadata)
     (Path(cube.path) / "zarr.json").write_bytes(root_bytes(cube._root.ours, metadata))
-    with pytest.raises((MetadataCorrupt, ChunkCorrupt, ChunkMissing), match="a.zarr|array|absurd"):
+    with pytest.raises(
+        (MetadataCorrupt, ChunkCorrupt, ChunkMissing), match=r"a\.zarr|array|absurd"
+    ):
         Cube(cube.path)
 
 
@@ -580,10 +582,10 @@ def test_a_damaged_coordinate_is_found_on_opening(tmp_path):
         file = next(p for p in (Path(cube.path) / name / "c").rglob("*") if p.is_file())
         good = file.read_bytes()
         file.write_bytes(good[:-6] + bytes([good[-6] ^ 4]) + good[-5:])
-        with pytest.raises(ChunkCorrupt, match=f"a chunk of '{name}' is damaged"):
+        with pytest.raises(ChunkCorrupt, match=rf"a chunk of '{name}' is damaged"):
             Cube(cube.path)
         file.unlink()
-        with pytest.raises(ChunkMissing, match=f"a chunk of '{name}' is missing"):
+        with pytest.raises(ChunkMissing, match=rf"a chunk of '{name}' is missing"):
             Cube(cube.path)
         file.write_bytes(good)
     assert Cube(cube.path).shape == (5, 2, 3, 6)

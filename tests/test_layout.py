@@ -62,7 +62,7 @@ def test_the_sentence_of_a_cut_names_the_regions_that_would_do():
     layout = Layout(300, 2, 5, 16, 128)
     with pytest.raises(ShardCut, match="write rows 0 to 256 or rows 128 to 256"):
         layout.shards_of_region(10, 246)
-    with pytest.raises(ShardCut, match="write rows 128 to 256$"):
+    with pytest.raises(ShardCut, match=r"write rows 128 to 256$"):
         layout.shards_of_region(130, 20)
     assert list(layout.shards_of_region(256, 44)) == [2]
 

@@ -1,4 +1,4 @@
-"""The rivals of the cube: each puts the same lightcurves on disk in its own way and reads them back."""
+"""The rivals of the cube: each keeps the same lightcurves in its own way and reads them back."""
 
 from __future__ import annotations
 

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from rivals.protocol import Source
     from synthetic import Field
+
+    from rivals.protocol import Source
 
 STORE = "field.zarr"
 

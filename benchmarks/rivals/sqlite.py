@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from rivals.protocol import Source
     from synthetic import Field
+
+    from rivals.protocol import Source
 
 _ROOM = 64  # more than the types: object id times this plus the type is one integer key
 

@@ -127,7 +127,7 @@ def place_mosaic(
         mosaic = replace(mosaic, sci=mosaic.sci - background)
     placed, placement = place(mosaic, grid, stars=stars)
     usable = _usable(placed)
-    if placed is mosaic and sky != "mesh" and not keep:
+    if placement.how == "same-grid" and sky != "mesh" and not keep:
         return source, usable, placement
     kept = f"{source.files.aor}_{source.files.channel}.npy"
     work.write(kept, _packed(usable))

@@ -44,7 +44,7 @@ THRESHOLD = 4.0
 
 _MIN_AREA = 5  # pixels above the threshold, as in SExtractor's default.sex
 _DEBLEND_LEVELS = 32
-_DEBLEND_CONTRAST = 0.005
+_DEBLEND_CONTRAST = 0.0005  # a tenth of SExtractor's: faint stars in the wings of bright ones
 _MATCH_RADIUS = 2.0  # pixels
 _OWN_PEAK = 0.1  # of the peak it lies under: below, a bump in one channel is that object's shape
 _CORE = 1.5  # pixels around its peak that a new object takes from the segment it lies in

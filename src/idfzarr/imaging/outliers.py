@@ -4,10 +4,11 @@ An outlier is a pixel of one AOR that is far from the median of all. It is kept 
 an object, and then in the whole of that object's light:
 
 - its peak is not sharper than the PSF: the light two pixels from the peak, relative to the peak, is
-  at least half of what the stars of the field have there;
-- an excess is seen again, within a pixel of the place, in another AOR: a cosmic ray strikes once.
-  A deficit need not be seen twice, since nothing but an object that faded leaves a deficit
-  of the PSF's shape.
+  at least half of what the stars of the field have there, on average and on its dim sides too (a
+  track has two bright sides and two dark ones);
+- an excess is seen again, within a pixel of the place and a factor of ten in strength, in another
+  AOR: a cosmic ray strikes once. A deficit need not be seen twice, since nothing but an object
+  that faded leaves a deficit of the PSF's shape.
 
 Everything else is dropped. Around a strong hit its eight neighbours are dropped too, whatever their
 value: a resampled cosmic ray has wings below the limit.
@@ -39,9 +40,13 @@ __all__ = ["Judge", "Residuals", "Sharpness", "Verdict", "measure_sharpness"]
 _RING = tuple((i, j) for i in range(-2, 3) for j in range(-2, 3) if i * i + j * j in {4, 5})
 _RING_RADIUS_SQUARED = (4 * 4 + 8 * 5) / 12
 _NEIGHBOURS = tuple((i, j) for i in (-1, 0, 1) for j in (-1, 0, 1) if (i, j) != (0, 0))
+_DIM = 2  # index of the third dimmest pixel of the ring
+_RING_NOISE = 0.35  # one sigma of the ring's mean, in a pixel's: its noise is correlated
+_DIM_NOISE = 1.0  # of its dim side, which noise makes dimmer
 _DEFAULT_RATIO = 0.1  # of a Gaussian of 2.5 px: where the field shows no star to measure
 _STAR_SNR = 30.0
 _SAME_PLACE = 1.0  # pixels: error of the centre of a 3-sigma peak, twice
+_SAME_STRENGTH = 10.0  # factor between two AORs
 _STRONG = 2.0  # times the limit: from there on a hit has wings worth dropping
 _REACH = 12  # pixels: farthest that a kept object's light is followed
 _APART = 1.0e4  # puts AORs and signs out of each other's reach in a tree
@@ -54,12 +59,15 @@ class Sharpness:
     Parameters
     ----------
     ratio
-        Light two pixels from the peak, relative to the peak.
+        Mean light two pixels from the peak, relative to the peak.
+    dim
+        The same of the third dimmest of the twelve pixels there.
     n_stars
         Stars it was measured on; 0 where it is a default.
     """
 
     ratio: float
+    dim: float
     n_stars: int
 
     @property
@@ -86,20 +94,19 @@ def measure_sharpness(image: Single, noise: float) -> Sharpness:
         where fewer than three stand out by 30 times the noise.
     """
     ny, nx = image.shape
+    unknown = Sharpness(_DEFAULT_RATIO, 0.0, 0)
     if not (np.isfinite(noise) and noise > 0) or min(ny, nx) < 7:
-        return Sharpness(_DEFAULT_RATIO, 0)
+        return unknown
     filled = np.where(np.isfinite(image), image, np.float32(0.0))
     peaks = (filled > _STAR_SNR * noise) & (filled == ndimage.maximum_filter(filled, size=7))
     y, x = np.nonzero(peaks[3:-3, 3:-3])
     y, x = y + 3, x + 3
-    if y.size < 3:
-        return Sharpness(_DEFAULT_RATIO, 0)
-    ring = np.mean([image[y + i, x + j] for i, j in _RING], axis=0)
-    ratio = ring / image[y, x]
-    ratio = ratio[np.isfinite(ratio)]
-    if ratio.size < 3:
-        return Sharpness(_DEFAULT_RATIO, 0)
-    return Sharpness(float(np.clip(np.quantile(ratio, 0.25), 0.0, 0.8)), int(ratio.size))
+    ring = np.stack([image[y + i, x + j] for i, j in _RING]) / image[y, x]
+    ring = np.sort(ring[:, np.isfinite(ring).all(axis=0)], axis=0)
+    if ring.shape[1] < 3:
+        return unknown
+    ratio, dim = np.clip(np.quantile([ring.mean(axis=0), ring[_DIM]], 0.25, axis=1), 0.0, 0.8)
+    return Sharpness(float(ratio), float(dim), int(ring.shape[1]))
 
 
 @dataclass(frozen=True)
@@ -219,12 +226,13 @@ class Judge:
         around = {at: np.nan_to_num(_value(strip, *at) * sign) for at in _NEIGHBOURS}
         peak = np.all([height >= other for other in around.values()], axis=0)
         ring = np.stack([_value(strip, *at)[peak] * sign[peak] for at in _RING])
+        ring = np.sort(ring, axis=0) / height[peak]  # NaN goes last
         known = np.count_nonzero(np.isfinite(ring), axis=0)
-        share = np.nansum(ring, axis=0) / np.maximum(known, 1) / height[peak]
-        # One sigma of the ring's mean, which noise correlated between pixels leaves at about 0.35
-        # of a pixel's.
-        tolerance = 0.35 / (self._clip * strip.strength[peak])
-        blunt = (share >= 0.5 * self._sharpness.ratio - tolerance) & (known >= 6)
+        mean = np.nansum(ring, axis=0) / np.maximum(known, 1)
+        noise = 1.0 / (self._clip * strip.strength[peak])
+        blunt = mean >= 0.5 * self._sharpness.ratio - _RING_NOISE * noise
+        blunt &= ring[_DIM] >= 0.5 * self._sharpness.dim - _DIM_NOISE * noise
+        blunt &= known >= len(_RING) // 2
         chosen = np.flatnonzero(peak)[blunt]
         found = np.empty(chosen.size, dtype=_PEAK)
         positive = {at: np.maximum(other[chosen], 0.0) for at, other in around.items()}
@@ -273,8 +281,11 @@ class Judge:
         for column in range(near):
             there = np.isfinite(distance[:, column])
             who = which[there, column]
-            below = np.abs(cases["by_residual"][there]) <= height[who]
-            kept[there] |= below & (distance[there, column] <= reach[who])
+            apart = distance[there, column]
+            # Far looser than any PSF, but a track goes on as bright as it began.
+            share = np.minimum((1.5 * self._sharpness.half_width / np.maximum(apart, 1.0)) ** 2, 1.0)
+            below = np.abs(cases["by_residual"][there]) <= share * height[who]
+            kept[there] |= below & (apart <= reach[who])
         return kept
 
 
@@ -324,12 +335,15 @@ def _places(
 
 
 def _repeated(peaks: NDArray[np.void]) -> Mask:
-    """Tell which peaks stand, with the same sign, within a pixel of one in another AOR."""
+    """Tell which peaks stand, alike in sign and strength, within a pixel of another AOR's."""
     if peaks.size < 2:
         return np.zeros(peaks.size, dtype=bool)
     apart = _APART * (peaks["residual"] > 0)
-    places = np.stack([apart, peaks["y"], peaks["x"]], axis=1)
+    # One unit of this axis is the factor allowed.
+    strength = np.log(np.abs(peaks["residual"])) / np.log(_SAME_STRENGTH) * _SAME_PLACE
+    places = np.stack([apart, strength, peaks["y"], peaks["x"]], axis=1)
     # Two peaks of one AOR are never this close: the second nearest is another AOR's.
-    distance = cKDTree(places).query(places, k=2, distance_upper_bound=_SAME_PLACE)[0]
-    found: Mask = np.isfinite(distance[:, 1])
+    found: Mask = np.isfinite(
+        cKDTree(places).query(places, k=2, p=np.inf, distance_upper_bound=_SAME_PLACE)[0][:, 1]
+    )
     return found

@@ -6,10 +6,8 @@ finds the one in the other. Nothing here knows how this package measures.
 
 from __future__ import annotations
 
-import errno
 import io
 import json
-import os
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,10 +17,18 @@ import numpy as np
 from astropy.io import fits
 from astropy.table import Table
 from astropy.time import Time
-from astropy.wcs import WCS
 from scipy.fft import next_fast_len
 
-from idfzarr.errors import StorageFull, StoreExists, StoreMissing, UsageError, closest
+from idfzarr.errors import StoreExists, StoreMissing, UsageError, closest
+from idfzarr.imaging.simulated_files import (
+    FIELD_CENTRE,
+    disk_error,
+    ecsv_bytes,
+    field_wcs,
+    mosaic_header,
+    partial_name,
+    write_whole,
+)
 from idfzarr.imaging.simulated_frame import EXPTIME, Frame, Hits, observe
 from idfzarr.imaging.simulated_psf import (
     CHANNELS,
@@ -53,10 +59,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["FIELD_CENTRE", "Simulation", "read_simulation", "simulate"]
-
-FIELD_CENTRE = (265.0, 69.0)
-"""Right ascension and declination of the field, degrees: the IRAC Dark Field's (Krick et al. 2009,
-ApJS 185, 85)."""
 
 _MARK = "simulation.json"
 _AOR_TABLE = "aors.ecsv"
@@ -214,8 +216,8 @@ def simulate(
     )
     _claim(simulation, overwrite=overwrite)
     field = _make_field(simulation, psfs)
-    _write(simulation.folder / _MARK, _mark(simulation))
-    _write(simulation.aor_table, _aor_table(simulation, field.observations))
+    write_whole(simulation.folder / _MARK, _mark(simulation))
+    write_whole(simulation.aor_table, _aor_table(simulation, field.observations))
     _write_truth(field, _write_images(field, progress))
     return simulation
 
@@ -241,10 +243,15 @@ def read_simulation(folder: str | Path) -> Simulation:
 def _check(
     *, aors: int, objects: int, size: int, seed: int, channels: Sequence[str]
 ) -> tuple[str, ...]:
-    limits = {"aors": (aors, 1), "objects": (objects, 1), "size": (size, _SMALLEST), "seed": (seed, 0)}
-    for name, (value, least) in limits.items():
-        if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
-            msg = f"cannot simulate a field with {name}={value!r}: give an integer of at least {least}"
+    asked: dict[str, tuple[object, int]] = {
+        "aors": (aors, 1),
+        "objects": (objects, 1),
+        "size": (size, _SMALLEST),
+        "seed": (seed, 0),
+    }
+    for name, (value, least) in asked.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            msg = f"cannot simulate with {name}={value!r}: give an integer of at least {least}"
             raise UsageError(msg)
     names = (channels,) if isinstance(channels, str) else tuple(channels)
     for name in names:
@@ -255,7 +262,9 @@ def _check(
             )
             raise UsageError(msg)
     if not names or len(set(names)) < len(names):
-        msg = f"cannot simulate the channels {names}: name each of {', '.join(CHANNELS)} once at most"
+        msg = (
+            f"cannot simulate the channels {names}: name each of {', '.join(CHANNELS)} once at most"
+        )
         raise UsageError(msg)
     return names
 
@@ -273,11 +282,11 @@ def _claim(simulation: Simulation, *, overwrite: bool) -> None:
         msg = f"cannot simulate into {folder}: {error.strerror}; name a folder that may be written"
         raise UsageError(msg) from error
     except OSError as error:
-        raise _full(folder, error) from error
+        raise disk_error(folder, error) from error
     if not there:
         return
     ours = {_MARK, _AOR_TABLE, *TRUTH_FILES, *(path.name for path in simulation.images)}
-    ours |= {_partial(name) for name in ours}
+    ours |= {partial_name(name) for name in ours}
     others = [name for name in there if name not in ours]
     if others or not _same(simulation):
         what = f"{others[0]!r}" if others else "a simulation with other arguments"
@@ -297,7 +306,7 @@ def _same(simulation: Simulation) -> bool:
     except StoreMissing:
         # Killed before its first file was whole: only a partial mark can lie there.
         there = [entry.name for entry in simulation.folder.iterdir()]
-        return there == [_partial(_MARK)]
+        return there == [partial_name(_MARK)]
 
 
 def _mark(simulation: Simulation) -> bytes:
@@ -406,14 +415,22 @@ def _write_mosaic(field: _Field, aor: int, channel: int) -> Hits:
         background=(level, along_x, along_y),
         bad_pixels=1000 * simulation.seed + CHANNELS[name].number,
     )
-    header = _header(simulation, observations, aor, channel)
+    header = mosaic_header(
+        channel=name,
+        size=simulation.size,
+        name=f"gr{aor + 1}",
+        reqkey=int(observations.reqkey[aor]),
+        start=float(observations.start[aor, channel]),
+        date=str(observations.date[aor, channel]),
+        roll=float(observations.roll[aor, channel]),
+    )
     for kind in _KINDS:
         header["BUNIT"] = ("frames" if kind == "cov" else "MJy/sr", "Unit of the pixels")
         header["EXPTYPE"] = (kind, "Exposure type")
         pixels = _pixels(frame, kind)
         buffer = io.BytesIO()
         fits.PrimaryHDU(pixels, header).writeto(buffer)
-        _write(simulation.folder / _image_name(aor, name, kind), buffer.getvalue())
+        write_whole(simulation.folder / _image_name(aor, name, kind), buffer.getvalue())
     return frame.hits
 
 
@@ -425,65 +442,6 @@ def _image_name(aor: int, channel: str, kind: str) -> str:
     return f"IDF_gr{aor + 1}_{channel}_{kind}.fits"
 
 
-def _field_wcs(size: int) -> WCS:
-    wcs = WCS(naxis=2)
-    wcs.wcs.ctype = ["RA---TAN", "DEC--TAN"]
-    wcs.wcs.crval = list(FIELD_CENTRE)
-    wcs.wcs.crpix = [(size + 1) / 2, (size + 1) / 2]
-    wcs.wcs.cd = np.diag([-GRID_ARCSEC / 3600.0, GRID_ARCSEC / 3600.0])
-    wcs.wcs.radesys = "ICRS"
-    wcs.wcs.set()
-    return wcs
-
-
-def _header(
-    simulation: Simulation, observations: _Observations, aor: int, channel: int
-) -> fits.Header:
-    model = CHANNELS[simulation.channels[channel]]
-    start = float(observations.start[aor, channel])
-    date = str(observations.date[aor, channel])
-    step = GRID_ARCSEC / 3600.0
-    middle = (simulation.size + 1) / 2
-    cards = [
-        ("ORIGIN", "idfzarr simulate", "Made, not observed"),
-        ("TELESCOP", "Spitzer", "Telescope that is simulated"),
-        ("INSTRUME", "IRAC", "Instrument that is simulated"),
-        ("CHNLNUM", model.number, "Channel"),
-        ("OBJECT", "IRAC Dark Field", "Field"),
-        ("AORKEY", int(observations.reqkey[aor]), "AOR key"),
-        ("AORLABEL", f"IDF_gr{aor + 1}", "AOR label"),
-        ("CTYPE1", "RA---TAN", ""),
-        ("CTYPE2", "DEC--TAN", ""),
-        ("CRVAL1", FIELD_CENTRE[0], "[deg]"),
-        ("CRVAL2", FIELD_CENTRE[1], "[deg]"),
-        ("CRPIX1", middle, ""),
-        ("CRPIX2", middle, ""),
-        ("CUNIT1", "deg", ""),
-        ("CUNIT2", "deg", ""),
-        ("CD1_1", -step, ""),
-        ("CD1_2", 0.0, ""),
-        ("CD2_1", 0.0, ""),
-        ("CD2_2", step, ""),
-        ("RADESYS", "ICRS", ""),
-        ("EQUINOX", 2000.0, ""),
-        ("PXSCAL1", -GRID_ARCSEC, "[arcsec] Width of a pixel"),
-        ("PXSCAL2", GRID_ARCSEC, "[arcsec] Height of a pixel"),
-        ("TIMESYS", "UTC", "Of all times here"),
-        ("DATE-OBS", date, "Start of the first frame"),
-        ("DATE_OBS", date, "Start of the first frame"),
-        ("MJD-OBS", start, "[d] Start of the first frame"),
-        ("MJD_OBS", start, "[d] Start of the first frame"),
-        ("EXPTIME", EXPTIME, "[s] Integration at full coverage"),
-        ("GAIN", model.gain, "[electron/DN]"),
-        ("FLUXCONV", model.fluxconv, "[MJy/sr per DN/s]"),
-        ("PA", float(observations.roll[aor, channel]), "[deg] Roll of the detector on the grid"),
-    ]
-    header = fits.Header()
-    for name, value, comment in cards:
-        header[name] = (value, comment)
-    return header
-
-
 def _aor_table(simulation: Simulation, observations: _Observations) -> bytes:
     table = Table()
     table["reqkey"] = observations.reqkey
@@ -493,13 +451,7 @@ def _aor_table(simulation: Simulation, observations: _Observations) -> bytes:
         table[f"mjd_{channel}"].unit = "d"
     table["exptime"] = np.full(simulation.n_aors, EXPTIME)
     table["exptime"].unit = "s"
-    return _ecsv(table)
-
-
-def _ecsv(table: Table) -> bytes:
-    text = io.StringIO()
-    table.write(text, format="ascii.ecsv")
-    return text.getvalue().encode()
+    return ecsv_bytes(table)
 
 
 def _write_truth(field: _Field, hits: list[Hits]) -> None:
@@ -511,10 +463,8 @@ def _write_truth(field: _Field, hits: list[Hits]) -> None:
         transforms.append(mean_transform(psf, small, *aim))
     scenes = [_mean_scene(field, c, transform) for c, transform in enumerate(transforms)]
     sums = aperture_sums(scenes, field.grid, x=population.x + _PAD, y=population.y + _PAD)
-    sky = _field_wcs(simulation.size).pixel_to_world_values(population.x, population.y)
-    table = truth_table(
-        population, simulation.channels, sky=sky, transforms=transforms, sums=sums
-    )
+    sky = field_wcs(simulation.size).pixel_to_world_values(population.x, population.y)
+    table = truth_table(population, simulation.channels, sky=sky, transforms=transforms, sums=sums)
     curves = {
         "channel": np.array(simulation.channels),
         "reqkey": observations.reqkey,
@@ -530,10 +480,10 @@ def _write_truth(field: _Field, hits: list[Hits]) -> None:
         "truth_lightcurves.npz": pack_arrays(curves),
         "truth_hits.npz": pack_arrays(pack_hits(hits)),
         "truth_psf.npz": pack_arrays({"transform": np.stack(transforms)}),
-        "truth.ecsv": _ecsv(table),
+        "truth.ecsv": ecsv_bytes(table),
     }
     for name in TRUTH_FILES:
-        _write(simulation.folder / name, files[name])
+        write_whole(simulation.folder / name, files[name])
 
 
 def _mean_scene(
@@ -548,26 +498,3 @@ def _mean_scene(
         population.flux[moving, channel].mean(axis=1),
     )
     return sources * widened(transform, grid)
-
-
-def _partial(name: str) -> str:
-    return f".{name}.part"
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file as a whole or not at all."""
-    partial = path.with_name(_partial(path.name))
-    try:
-        partial.write_bytes(content)
-        os.replace(partial, path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise _full(path, error) from error
-
-
-def _full(path: Path, error: OSError) -> OSError:
-    """Return the error to raise: our own where the disk or the quota is full."""
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-        return error
-    msg = f"cannot write {path}: {error.strerror}; make room and simulate again with --overwrite"
-    return StorageFull(msg)

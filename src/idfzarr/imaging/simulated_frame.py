@@ -76,9 +76,7 @@ class _Resampling:
     def corners(self, native: NDArray[np.floating]) -> tuple[NDArray[np.float32], ...]:
         """Return the four detector pixels around each grid pixel: lower two, then upper two."""
         flat = native.astype(np.float32).reshape(-1)
-        return tuple(
-            flat[step:].take(self.corner) for step in (0, 1, self.side, self.side + 1)
-        )
+        return tuple(flat[step:].take(self.corner) for step in (0, 1, self.side, self.side + 1))
 
     def interpolate(self, native: NDArray[np.floating]) -> NDArray[np.float32]:
         return self.blend(self.corners(native), self.right, self.up)

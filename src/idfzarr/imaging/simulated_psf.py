@@ -15,6 +15,7 @@ the sampled image and once in the weights.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -133,7 +134,8 @@ class FrequencyGrid:
 
     def phase(self, x: float, y: float) -> NDArray[np.complex128]:
         """Return the transform of a point at (x, y), pixels from the middle of pixel (0, 0)."""
-        return np.exp(-2j * np.pi * self.ky * y) * np.exp(-2j * np.pi * self.kx * x)
+        down, along = np.exp(-2j * np.pi * self.ky * y), np.exp(-2j * np.pi * self.kx * x)
+        return np.asarray(down * along)
 
     def points(
         self, x: NDArray[np.float64], y: NDArray[np.float64], flux: NDArray[np.float64]
@@ -141,7 +143,7 @@ class FrequencyGrid:
         """Return the transform of points at `x`, `y` with fluxes `flux`, all of shape (n,)."""
         columns = flux[:, None] * np.exp(-2j * np.pi * np.outer(x, self.kx))
         rows = np.exp(-2j * np.pi * np.outer(self.ky[:, 0], y))
-        return rows @ columns
+        return np.asarray(rows @ columns)
 
     def mean_of(self, product: NDArray[np.float64] | NDArray[np.complex128]) -> float:
         """Return the integral over the plane of frequencies, from its half."""
@@ -152,8 +154,8 @@ class FrequencyGrid:
 
 def frequency_grid(side: int) -> FrequencyGrid:
     """Return the frequencies of an image of `side` x `side` pixels."""
-    kx = np.fft.rfftfreq(side)
-    ky = np.fft.fftfreq(side)[:, None]
+    kx = np.asarray(np.fft.rfftfreq(side), dtype=np.float64)
+    ky = np.asarray(np.fft.fftfreq(side)[:, None], dtype=np.float64)
     pixel = np.sinc(kx) * np.sinc(ky)
     pixel[(np.abs(ky) >= _NYQUIST) | (np.abs(kx) >= _NYQUIST)] = 0.0
     return FrequencyGrid(side, kx, ky, pixel)
@@ -249,6 +251,7 @@ def _core(optical: NDArray[np.float64]) -> tuple[float, float]:
     return cx, cy
 
 
+@cache
 def model_psf(channel: str) -> PsfModel:
     """Return a PSF like that of the Infrared Array Camera, from its pupil.
 

@@ -173,7 +173,11 @@ def _shapes(
     # Half-light radii of 0.25 to 1.1 arcsec; an exponential disc's is 1.678 scale lengths.
     half_light = np.exp(rng.uniform(np.log(0.25), np.log(1.1), _SHAPES))
     library = np.stack(
-        [half_light / 1.678 / GRID_ARCSEC, rng.uniform(0.3, 1.0, _SHAPES), rng.uniform(0, 180, _SHAPES)]
+        [
+            half_light / 1.678 / GRID_ARCSEC,
+            rng.uniform(0.3, 1.0, _SHAPES),
+            rng.uniform(0, 180, _SHAPES),
+        ]
     )
     chosen = library[:, rng.integers(0, _SHAPES, is_galaxy.size)]
     scale, axis_ratio, angle = np.where(is_galaxy, chosen, np.array([[0.0], [1.0], [0.0]]))
@@ -286,8 +290,7 @@ def constant_transforms(
     for number, (scale, axis_ratio, angle) in enumerate(shapes):
         one = rows[member.reshape(-1) == number]
         disc = disc_transform(grid, scale, axis_ratio, angle) if scale > 0 else 1.0
-        for total, flux in zip(totals, population.flux[one, :, 0].T, strict=True):
-            points = grid.points(population.x[one] + pad, population.y[one] + pad, flux)
-            points *= disc
-            total += points
+        x, y = population.x[one] + pad, population.y[one] + pad
+        for c in channels:
+            np.add(totals[c], grid.points(x, y, population.flux[one, c, 0]) * disc, out=totals[c])
     return totals

@@ -18,7 +18,7 @@ import io
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from astropy.table import Table
@@ -47,7 +47,7 @@ __all__ = [
     "TRUTH_FILES",
     "Truth",
     "aperture_sums",
-        "energy_in_circle",
+    "energy_in_circle",
     "energy_in_ellipse",
     "energy_in_pixels",
     "mean_transform",
@@ -388,7 +388,9 @@ def truth_table(
             energy = _energies(population, transforms[c], radius)
             own = mean * energy
             # Nothing contaminates what is not there: a dropout's flux in ch1 is 0.
-            share = np.where(mean > 0, (sums[c, n - 1] - own) / np.where(mean > 0, own, 1.0), np.nan)
+            share = np.where(
+                mean > 0, (sums[c, n - 1] - own) / np.where(mean > 0, own, 1.0), np.nan
+            )
             table[f"energy_{channel}_aper{n}"] = energy
             table[f"contamination_{channel}_aper{n}"] = share
             if f"aper{n}" == _ISOLATED_METHOD:
@@ -499,9 +501,11 @@ def read_truth(folder: str | Path) -> Truth:
 _CURVES = ("reqkey", "mjd", "flux", "zeropoint", "dx", "dy", "roll", "background")
 
 
-def _load(path: Path) -> dict[str, NDArray[np.generic]]:
+def _load(path: Path) -> dict[str, Any]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # Given a path, np.load would leave the file open where it is no archive.
+        content = io.BytesIO(path.read_bytes())
+        with np.load(content, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except (ValueError, EOFError, zipfile.BadZipFile) as error:
         msg = f"{path} is damaged: {error}; simulate the field again"

@@ -103,7 +103,9 @@ def _period(rng: np.random.Generator, low: float, high: float) -> float:
     return float(np.exp(rng.uniform(np.log(low), np.log(high))))
 
 
-def _phase(rng: np.random.Generator, mjd: NDArray[np.float64], period: float) -> NDArray[np.float64]:
+def _phase(
+    rng: np.random.Generator, mjd: NDArray[np.float64], period: float
+) -> NDArray[np.float64]:
     return np.asarray(((mjd - mjd.min()) / period + rng.random()) % 1.0)
 
 

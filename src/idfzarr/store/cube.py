@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Hashable
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,7 +21,7 @@ from idfzarr.store.plan import plan_cube
 from idfzarr.store.reader import PlainReader, ShardReader
 from idfzarr.store.recognise import channels_of_types, schema_of
 from idfzarr.store.root import read_root
-from idfzarr.store.schema import CUBE_DIMS, LIGHTCURVES, CubeSchema
+from idfzarr.store.schema import FLAG, FLUX, FLUX_ERR, LIGHTCURVES, VALUES, CubeSchema
 from idfzarr.store.store_writer import refuse_existing
 from idfzarr.store.writer import CubeWriter
 
@@ -40,7 +41,7 @@ _LOST = flag_bit("lost")
 _MOST_FLAG = 65535
 
 
-def flags_of(stored: NDArray[np.float32]) -> NDArray[np.uint16]:
+def flags_of(stored: NDArray[np.floating[Any]]) -> NDArray[np.uint16]:
     """Return flags as they stand in the cube as uint16.
 
     Parameters
@@ -233,8 +234,9 @@ class Cube:
         except (KeyError, TypeError):
             raise self._unknown(None, type) from None
 
-    def _unknown(self, object_id: object, type_: object) -> UnknownName:
-        if object_id is not None and object_id not in self._rows:
+    def _unknown(self, object_id: Any, type_: Any) -> UnknownName:
+        known = isinstance(object_id, Hashable) and object_id in self._rows
+        if object_id is not None and not known:
             near = _nearest_ids(object_id, self.objects)
             msg = f"{self.path} has no object {object_id!r}; {near}"
         else:
@@ -449,7 +451,7 @@ class Cube:
         writer = self.writer
         values = _stacked(flux, flux_err, flag)
         _, n_types, _, n_aors = self.shape
-        if values.ndim != len(CUBE_DIMS) or values.shape[1::2] != (n_types, n_aors):
+        if values.ndim != 4 or values.shape[1::2] != (n_types, n_aors):
             msg = f"a block of {self.path} is (object, {n_types}, {n_aors}), not {np.shape(flux)}"
             raise UsageError(msg)
         layout = self._schema.layout
@@ -516,26 +518,31 @@ def _stacked(
     flux: ArrayLike, flux_err: ArrayLike | None, flag: ArrayLike | None
 ) -> NDArray[np.float32]:
     """Return flux, error and flag along a new axis before the last."""
-    values = np.asarray(flux, dtype=np.float32)
-    error = np.full(values.shape, np.nan) if flux_err is None else np.asarray(flux_err)
-    bits = np.zeros(values.shape) if flag is None else np.asarray(flag)
-    if error.shape != values.shape or bits.shape != values.shape or values.ndim == 0:
+    values = np.asarray(flux)
+    error = np.broadcast_to(np.float32(np.nan), values.shape) if flux_err is None else flux_err
+    bits = np.broadcast_to(np.uint16(0), values.shape) if flag is None else np.asarray(flag)
+    if np.shape(error) != values.shape or bits.shape != values.shape or values.ndim == 0:
         msg = (
-            f"flux, flux_err and flag must have one shape, not {values.shape}, {error.shape} and "
-            f"{bits.shape}"
+            f"flux, flux_err and flag must have one shape, not {values.shape}, {np.shape(error)} "
+            f"and {bits.shape}"
         )
         raise UsageError(msg)
-    if not np.all((bits >= 0) & (bits <= _MOST_FLAG) & (bits == np.floor(bits))):
+    if bits.dtype != np.uint16 and not np.array_equal(bits, flags_of(bits.astype(np.float64))):
         msg = f"flags must be whole numbers from 0 to {_MOST_FLAG}; see idfzarr.flags.FLAGS"
         raise UsageError(msg)
-    bits = np.where((bits == 0) & ~np.isfinite(values), _NOT_OBSERVED, bits)
-    return np.stack([values, error, bits], axis=-2).astype(np.float32)
+    shape = (*values.shape[:-1], len(VALUES), values.shape[-1])
+    out = np.empty(shape, dtype=np.float32)
+    out[..., FLUX, :] = values
+    out[..., FLUX_ERR, :] = error
+    out[..., FLAG, :] = bits
+    out[..., FLAG, :][~np.isfinite(out[..., FLUX, :]) & (bits == 0)] = _NOT_OBSERVED
+    return out
 
 
 def _nearest_ids(wanted: object, ids: NDArray[np.int64]) -> str:
     if isinstance(wanted, int | np.integer) and len(ids):
-        order = np.argsort(np.abs(ids - int(wanted)), kind="stable")[:3]
-        return f"there are {len(ids)}; nearest: {', '.join(str(ids[i]) for i in order[np.argsort(ids[order])])}"
+        near = ids[np.argsort(np.abs(ids - int(wanted)), kind="stable")[:3]]
+        return f"there are {len(ids)}; nearest: {', '.join(map(str, sorted(near)))}"
     return f"objects are named by whole numbers; there are {len(ids)}, see Cube.objects"
 
 
