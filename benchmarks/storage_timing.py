@@ -159,7 +159,7 @@ def _scan(reader: Reader) -> np.ndarray:
 
 
 def _check_scans(rivals: list[Rival], readers: dict[str, Reader]) -> None:
-    """Compare every scan with that of the anchor; the order of the lightcurves is each one's own."""
+    """Compare every scan with the anchor's; the order of the lightcurves is each one's own."""
     truth = np.sort(_scan(readers[ANCHORS[0]]))
     assert np.isfinite(truth).any()
     for rival in rivals:

@@ -43,6 +43,12 @@ from idfzarr.store.writer import CubeWriter
 TYPES = ["ch1_auto_original", "ch2_aper2_clean"]
 
 
+@pytest.fixture(autouse=True)
+def no_fsync(monkeypatch):
+    """Spare the disk: what fsync is for is tested by the order of the calls, in test_cube.py."""
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
+
+
 def tables(objects=5, aors=6):
     return {
         "objects": {
@@ -416,6 +422,48 @@ def test_a_full_disk_is_one_sentence_and_leaves_the_old_shard(tmp_path, monkeypa
     )
 
 
+def test_a_file_is_on_disk_before_it_has_its_name_and_the_name_before_we_go_on(
+    tmp_path, monkeypatch
+):
+    calls = []
+
+    def sync(handle):
+        calls.append(("fsync", Path(f"/proc/self/fd/{handle}").readlink().name))
+
+    def replace(source, target, plain=os.replace):
+        calls.append(("replace", Path(source).name, Path(target).name))
+        plain(source, target)
+
+    place = LocalPlace(str(tmp_path / "s"))
+    place.write("a/first", b"1")
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(os, "replace", replace)
+    place.write("a/b", b"2")
+    partial = calls[0][1]
+    assert partial.startswith("b.")
+    assert partial.endswith(PARTIAL)
+    assert calls == [("fsync", partial), ("replace", partial, "b"), ("fsync", "a")]
+    calls.clear()
+    place.write("new/c", b"3")
+    assert calls[0] == ("fsync", "s")  # the new folder's own entry
+    assert len(calls) == 4
+
+
+def test_a_shard_has_its_intent_on_disk_before_its_name(tmp_path, monkeypatch):
+    cube = create(tmp_path / "a.zarr", **tables())
+    order = []
+
+    def replace(source, target, plain=os.replace):
+        kinds = [r.kind for r in cube.writer.state().of("intent", "done")]
+        order.append((Path(target).name, kinds))
+        plain(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    write(cube, measured(5, 2, 6))
+    assert order == [("0", ["intent"])]
+    assert [r.kind for r in cube.writer.state().of("intent", "done")] == ["intent", "done"]
+
+
 def test_other_failures_of_the_disk_are_not_called_full(tmp_path, monkeypatch):
     place = LocalPlace(str(tmp_path))
     place.write("a/b", b"old")
@@ -537,6 +585,9 @@ def test_a_root_that_was_changed_is_refused(tmp_path, change):
 def test_attributes_that_a_user_adds_do_no_harm(tmp_path):
     cube = create(tmp_path / "a.zarr", **tables())
     edited(cube.path, lambda d: d["attributes"].update(note="seen by me"))
+    again = Cube(cube.path, mode="r+")
+    assert again.attributes["note"] == "seen by me"
+    again.writer.publish(complete=False)
     assert Cube(cube.path).attributes["note"] == "seen by me"
 
 
@@ -757,3 +808,29 @@ def test_a_table_that_cannot_be_used_does_not_cost_the_old_store(tmp_path):
     with pytest.raises(UsageError, match="needs a column 'aor'"):
         create(tmp_path / "a.zarr", overwrite=True, **(tables() | {"aors": {"mjd": [1.0]}}))
     assert Cube(tmp_path / "a.zarr").uuid == old.uuid
+
+
+def test_a_ledger_of_a_store_that_stood_here_before_is_not_believed(tmp_path):
+    values = measured(5, 2, 6)
+    for name in ("a.zarr", "b.zarr"):
+        write(create(tmp_path / name, **tables()), values)
+    other = Cube(tmp_path / "b.zarr")
+    shutil.rmtree(tmp_path / "a.zarr")
+    shutil.copytree(tmp_path / "b.zarr", tmp_path / "a.zarr")
+    copied = Cube(tmp_path / "a.zarr", mode="r+")
+    assert copied.uuid == other.uuid
+    assert copied.writer.done() == set()
+    assert CubeWriter.begin(tmp_path / "a.zarr").uuid == other.uuid
+    assert len(copied.writer.state().records) == 0
+    write(copied, values + 8)
+    assert copied.writer.done(verify=True) == {0}
+
+
+def test_a_published_store_that_lost_its_root_or_all_of_it_is_told_apart(tmp_path):
+    cube = create(tmp_path / "a.zarr", **tables())
+    (tmp_path / "a.zarr" / "zarr.json").unlink()
+    with pytest.raises(MetadataCorrupt, match="was published, but its root"):
+        Cube(cube.path)
+    shutil.rmtree(tmp_path / "a.zarr")
+    with pytest.raises(StoreMissing, match="there is no store"):
+        Cube(cube.path)

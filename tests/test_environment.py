@@ -18,11 +18,15 @@ if TYPE_CHECKING:
 # What is imported -> what is installed, where the names differ.
 DISTRIBUTIONS = {
     "google_crc32c": "google-crc32c",
+    "lance": "pylance",
     "panel_material_ui": "panel-material-ui",
     "yaml": "pyyaml",
 }
 # Folder -> the extras whose packages its modules may import.
 EXTRAS_OF = {"src": ("viewer", "tess", "s3", "test"), "tests": ("test",), "benchmarks": ("test",)}
+
+# Only compared with, each where it is installed: benchmarks/README.md names them.
+RIVALS = {"src": set(), "tests": set(), "benchmarks": {"duckdb", "h5py", "pylance"}}
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +48,16 @@ def packages(requirements: list[str]) -> set[str]:
     return {package(requirement) for requirement in requirements} - {"idfzarr"}
 
 
-def third_party(folder: Path) -> Iterator[tuple[str, str]]:
+def of_this_project(repository: Path) -> set[str]:
+    """Return the names by which its own modules are imported, in tests and benchmarks too."""
+    paths = [p for name in ("tests", "benchmarks") for p in (repository / name).rglob("*.py")]
+    return {"idfzarr"} | {path.stem for path in paths} | {path.parent.name for path in paths}
+
+
+def third_party(repository: Path, name: str) -> Iterator[tuple[str, str]]:
     """Yield every package that a folder's modules import, and where."""
-    ours = {path.stem for path in folder.rglob("*.py")} | {"idfzarr"}
+    ours = of_this_project(repository)
+    folder = repository / name
     for path in sorted(folder.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
@@ -111,16 +122,21 @@ def test_python_bound_is_the_oldest_classifier(project):
 
 @pytest.mark.parametrize("folder", EXTRAS_OF)
 def test_every_import_is_declared(project, repository, folder):
-    declared = packages(project["dependencies"])
+    declared = packages(project["dependencies"]) | RIVALS[folder]
     for extra in EXTRAS_OF[folder]:
         declared |= packages(project["optional-dependencies"][extra])
     undeclared = {
         f"{top} ({where})"
-        for top, where in third_party(repository / folder)
+        for top, where in third_party(repository, folder)
         if DISTRIBUTIONS.get(top, top) not in declared
     }
     assert undeclared == set()
 
 
 def test_imports_are_found_at_all(repository):
-    assert {"numpy", "typer"} <= {top for top, _ in third_party(repository / "src")}
+    assert {"numpy", "typer"} <= {top for top, _ in third_party(repository, "src")}
+
+
+def test_rivals_are_named_where_benchmarks_are_described(repository):
+    text = (repository / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    assert {name for name in RIVALS["benchmarks"] if f"`{name}`" not in text} == set()

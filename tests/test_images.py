@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,12 @@ HEADER = {
     "CDELT2": 0.6 / 3600,
     "NAXIS": 2,
 }
+
+
+@pytest.fixture(autouse=True)
+def no_fsync(monkeypatch):
+    """Spare the disk: what fsync is for is tested by the order of the calls, in test_cube.py."""
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
 
 
 def field(shape=(1100, 1300), channel="ch1", seed=0, **more):

@@ -74,7 +74,8 @@ def test_flux_and_error_are_photutils_sums_with_error_and_mask(seed, bad):
     catalogue, _, image, variance, good = scene(seed, bad=bad)
     methods = ["aper8", "auto", "aper1", "r3.5", "aper3"]
     sums = measure(freeze(catalogue, methods, SHAPE), image, variance, good)
-    filled, error = np.where(good, image, 0), np.sqrt(np.where(good, variance, 0))
+    filled, filled_variance = np.where(good, image, 0), np.where(good, variance, 0)
+    error = np.sqrt(filled_variance)
     compared = 0
     for m, method in enumerate(methods):
         for i in range(OBJECTS):
@@ -86,8 +87,9 @@ def test_flux_and_error_are_photutils_sums_with_error_and_mask(seed, bad):
                 assert "not_observed" in flag_names(sums.flag[i, m])
                 continue
             flux, flux_err = photutils_sums(aperture, filled, error, ~good)
-            assert abs(sums.flux[i, m] - flux) <= 1e-11 * np.abs(weights * filled).sum()
-            assert sums.flux_err[i, m] == pytest.approx(flux_err, rel=1e-9)
+            assert abs(sums.flux[i, m] - flux) <= 1e-11 * (np.abs(weights * filled).sum() + 1)
+            scale = (weights * filled_variance).sum()
+            assert abs(sums.flux_err[i, m] ** 2 - flux_err**2) <= 1e-11 * (scale + 1)
             compared += 1
     assert compared > 0
 
@@ -119,6 +121,26 @@ def test_iso_is_the_sum_over_the_segment():
         assert sums.flux[i, 1] == pytest.approx(image[chosen].sum(), rel=1e-9)
         assert sums.flux_err[i, 1] == pytest.approx(np.sqrt(variance[chosen].sum()), rel=1e-12)
     assert seen > 3
+
+
+@pytest.mark.parametrize("squared", [True, False])
+def test_errors_weigh_the_variance_by_the_overlap_squared_or_by_the_overlap(squared):
+    catalogue, segmentation, image, variance, good = scene(20)
+    stamp = np.exp(-0.5 * np.hypot(*np.mgrid[-9:10, -9:10]) ** 2 / 2.0)
+    methods = ["aper8", "psf", "auto", "aper1", "iso"]
+    frozen = freeze(
+        catalogue, methods, SHAPE, segmentation=segmentation, psf=stamp, squared=squared
+    )
+    sums = measure(frozen, image, variance, good)
+    weights = frozen.matrix().toarray().reshape(OBJECTS, len(methods), -1)
+    counted = weights**2 if squared else weights.copy()
+    counted[:, 1] = weights[:, 1] ** 2
+    expected = counted @ np.where(good, variance, 0.0).ravel()
+    scale = weights @ np.where(good, variance, 0.0).ravel()
+    seen = ~np.isnan(sums.flux)
+    assert seen.sum() > 20
+    # Overlaps below 1e-13 are rounding and are left out: an absolute term beside the relative.
+    assert (np.abs(sums.flux_err**2 - expected)[seen] <= 1e-12 * (scale[seen] + 1)).all()
 
 
 def test_psf_errors_take_the_square_of_the_weights():
@@ -397,16 +419,18 @@ def test_forced_photometry_takes_the_clipped_median_of_the_annulus(monkeypatch):
     np.testing.assert_allclose(table["sky"], stats.median, rtol=1e-12)
     np.testing.assert_allclose(table["sky_scatter"], stats.std, rtol=1e-9)
     plain = forced_photometry(sci, x, y, methods=["aper2"], unc=0.5, mask=mask)
-    weights = freeze({"x": x, "y": y}, ["aper2"], sci.shape).matrix().toarray()
+    frozen = freeze({"x": x, "y": y}, ["aper2"], sci.shape)
+    weights = frozen.matrix().toarray()
     area = weights @ ~mask.ravel()
+    noisy = (weights**2 if frozen.squared else weights) @ ~mask.ravel()
     np.testing.assert_allclose(
         plain["aper2_flux"] - table["aper2_flux"], stats.median * area, rtol=1e-6
     )
     pixels = np.asarray(stats.center_aper_area.value, dtype=float)
-    expected = np.sqrt(0.25 * area + area**2 / pixels * np.pi / 2 * stats.std**2)
+    expected = np.sqrt(0.25 * noisy + area**2 / pixels * np.pi / 2 * stats.std**2)
     np.testing.assert_allclose(table["aper2_flux_err"], expected, rtol=1e-6)
     measured = forced_photometry(sci, x, y, methods=["aper2"], mask=mask, annulus=(6, 11.5))
-    expected = np.sqrt(stats.std**2 * (area + area**2 / pixels * np.pi / 2))
+    expected = np.sqrt(stats.std**2 * (noisy + area**2 / pixels * np.pi / 2))
     np.testing.assert_allclose(measured["aper2_flux_err"], expected, rtol=1e-6)
     assert (measured["aper2_flag"] & flag_bit("noise_model")).all()
     assert not (table["aper2_flag"] & flag_bit("noise_model")).any()

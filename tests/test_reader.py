@@ -24,6 +24,12 @@ from idfzarr.store.reader import PlainReader, ShardReader
 TYPES = ("ch1_auto_original", "ch1_aper2_original", "ch2_iso_clean")
 
 
+@pytest.fixture(autouse=True)
+def no_fsync(monkeypatch):
+    """Spare the disk: what fsync is for is tested by the order of the calls, in test_cube.py."""
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
+
+
 def made(path, *, objects=10, types=2, aors=7, shard=4, codec="lz4", capacity=None, seed=0):
     """Return a cube filled with known numbers, and these: (object, type, value, aor)."""
     rng = np.random.default_rng(seed)

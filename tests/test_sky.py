@@ -104,7 +104,7 @@ def test_shapes_must_agree():
 def test_the_rough_plane_looks_under_the_stars(along_x):
     rng = np.random.default_rng(4)
     shape = (200, 200)
-    stars = star_field(rng, shape, 1 / 300)
+    stars = star_field(rng, shape, 1 / 120)
     truth = slope(shape, 20.0, along_x, -0.01)
     image = truth + stars + rng.normal(0, 1.0, shape)
     bad = rng.uniform(size=shape) < 0.05

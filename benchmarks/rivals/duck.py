@@ -27,8 +27,10 @@ def build(source: Source, folder: Path) -> None:
     n_types = len(source.field.types)
     database = duckdb.connect(str(folder / "field.duckdb"))
     database.execute(
-        "CREATE TABLE lightcurve (object BIGINT, type SMALLINT, data BLOB, PRIMARY KEY (object, type))"
+        "CREATE TABLE lightcurve"
+        " (object BIGINT, type SMALLINT, data BLOB, PRIMARY KEY (object, type))"
     )
+    database.execute("BEGIN")
     for first, block in source.blocks(64):
         ids = source.field.object_ids[first : first + len(block.flux)]
         blobs = [
@@ -44,6 +46,7 @@ def build(source: Source, folder: Path) -> None:
         database.register("loaded", pa.table(columns, schema=_SCHEMA))
         database.execute("INSERT INTO lightcurve SELECT * FROM loaded")
         database.unregister("loaded")
+    database.execute("COMMIT")
     database.close()
     synced(folder)
 

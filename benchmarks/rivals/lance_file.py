@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import lance
-import numpy as np
 import pyarrow as pa
 from synthetic import Block
 
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    import numpy as np
     from synthetic import Field
 
     from rivals.protocol import Source

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,8 +27,8 @@ def _lists(array: np.ndarray) -> pa.FixedSizeListArray:
     return pa.FixedSizeListArray.from_arrays(pa.array(array.reshape(-1)), array.shape[-1])
 
 
-def build(source: Source, folder: Path) -> None:
-    """Write a row group per object, with the compression that pyarrow comes with."""
+def build(source: Source, folder: Path, *, compression: str) -> None:
+    """Write a row group per object."""
     writer: pq.ParquetWriter | None = None
     n_types = len(source.field.types)
     for position, block in source.blocks(1):
@@ -38,7 +39,7 @@ def build(source: Source, folder: Path) -> None:
         }
         table = pa.table(columns)
         writer = writer or pq.ParquetWriter(
-            folder / "field.parquet", table.schema, use_dictionary=False
+            folder / "field.parquet", table.schema, use_dictionary=False, compression=compression
         )
         writer.write_table(table)
     if writer is not None:
@@ -80,4 +81,7 @@ class _Reader:
         self._file.close()
 
 
-RIVALS = [Rival("Parquet, a row group per object", "parquet", build, _Reader)]
+RIVALS = [
+    Rival("Parquet (zstd)", "parquet-zstd", partial(build, compression="zstd"), _Reader),
+    Rival("Parquet (uncompressed)", "parquet", partial(build, compression="none"), _Reader),
+]

@@ -92,7 +92,7 @@ class Rival:
 
 
 def spread(flux: np.ndarray) -> np.ndarray:
-    """Return the standard deviation of every lightcurve, NaN left out; NaN where nothing is left."""
+    """Return the standard deviation of every lightcurve, NaN left out; NaN of nothing."""
     good = ~np.isnan(flux)
     count = np.maximum(good.sum(axis=1), 1)
     mean = np.where(good, flux, 0).sum(axis=1) / count

@@ -41,7 +41,8 @@ def build_default(source: Source, folder: Path, *, compressed: bool = False) -> 
     """Build a table keyed by object and type; SQLite syncs when it commits."""
     database = sqlite3.connect(folder / "lightcurves.db")
     database.execute(
-        "CREATE TABLE lightcurve (object INTEGER, type INTEGER, data BLOB, PRIMARY KEY (object, type))"
+        "CREATE TABLE lightcurve"
+        " (object INTEGER, type INTEGER, data BLOB, PRIMARY KEY (object, type))"
     )
     rows = _rows(source, compressed=compressed)
     database.executemany("INSERT INTO lightcurve VALUES (?, ?, ?)", rows)
@@ -83,10 +84,9 @@ class _Reader:
         self._compressed = compressed
         self._tuned = tuned
         where = "key = ?" if tuned else "object = ? AND type = ?"
+        every = "key BETWEEN ? AND ? ORDER BY key" if tuned else "object = ? ORDER BY type"
         self._one = f"SELECT data FROM lightcurve WHERE {where}"  # noqa: S608 - no user's words
-        self._all = "SELECT data FROM lightcurve WHERE " + (
-            "key BETWEEN ? AND ? ORDER BY key" if tuned else "object = ? ORDER BY type"
-        )
+        self._all = f"SELECT data FROM lightcurve WHERE {every}"  # noqa: S608 - likewise
 
     def _blob(self, object_id: int, type_name: str) -> bytes:
         column = self._columns[type_name]

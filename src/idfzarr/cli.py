@@ -209,7 +209,7 @@ def stats(
         str | None, typer.Option("--type", help="Types to rank, name or glob.")
     ] = None,
     snr: Annotated[
-        float, typer.Option(help="Only objects whose median is this many scatters.", min=0.0)
+        float, typer.Option(help="Only objects of this S/N on the superstack.", min=0.0)
     ] = 0.0,
     complete: Annotated[
         float, typer.Option(help="Only lightcurves of which this part is good.", min=0.0, max=1.0)

@@ -11,7 +11,7 @@ import numpy as np
 from idfzarr.errors import UnknownName, closest
 from idfzarr.measurement import select_types
 from idfzarr.store.cube import Cube
-from idfzarr.store.schema import VARIABILITY
+from idfzarr.store.schema import CATALOGUE, VARIABILITY
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -121,7 +121,7 @@ def rank_store(
         Names or globs of types; the small clean aperture of each channel unless given. An object
         counts by the type in which its statistic is largest.
     least_signal
-        Leave out objects whose median flux is below this many robust scatters.
+        Leave out objects whose S/N on the superstack of the type's channel is lower.
     least_complete
         Leave out lightcurves of which a smaller fraction of the AORs is good.
 
@@ -146,8 +146,7 @@ def rank_store(
     complete = measured["n"][:, columns] >= least_complete * cube.shape[3]
     values = np.where(complete, values, -np.inf)
     if least_signal > 0:
-        signal = _signal(measured["median"][:, columns], measured["robust_scatter"][:, columns])
-        values = np.where(signal >= least_signal, values, -np.inf)
+        values = np.where(_signal(cube, columns) >= least_signal, values, -np.inf)
     best = values.argmax(axis=1)
     highest = values[np.arange(len(values)), best]
     order = np.argsort(-highest, kind="stable")
@@ -159,8 +158,12 @@ def rank_store(
     return Ranking(by, tuple(names), units.pop() if len(units) == 1 else "", rows)
 
 
-def _signal(median: NDArray[np.float32], scatter: NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.divide(median, scatter, out=np.zeros_like(median), where=scatter > 0)
+def _signal(cube: Cube, columns: list[int]) -> NDArray[np.float64]:
+    """Return the S/N (object, type) of the superstack in each type's channel, 0 if unknown."""
+    catalogue = cube.table(CATALOGUE)
+    zero = np.zeros(cube.shape[0])
+    names = [str(cube.coordinate("type_channel")[c]) for c in columns]
+    return np.stack([np.nan_to_num(catalogue.get(f"snr_{name}", zero)) for name in names], axis=1)
 
 
 def _row(

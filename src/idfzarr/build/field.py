@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.ndimage import zoom
 
 from idfzarr.errors import UsageError
 from idfzarr.imaging.apertures import FrozenApertures, freeze
@@ -37,6 +38,9 @@ _KEPT = 4
 
 _OFFSET_STARS = 200
 _OFFSET_SIGNAL = 20.0
+_FINER = 8  # a PSF's width is measured on a finer grid
+# Diameter of half the light over the full width at half maximum, of a Moffat profile with beta = 3.
+_HALF_LIGHT = 1.26
 _NEEDED = ("x", "y", "kron_a", "kron_b", "theta")
 
 
@@ -140,17 +144,18 @@ def _make(writer: CubeWriter, channel: str, settings: Settings) -> ChannelField:
     }
     catalogue = {name: writer.read_array(f"catalogue/{name}") for name in _NEEDED}
     bright = _bright_isolated(writer, channel, catalogue)
-    fwhm = _fwhm(writer, bright)
+    psf = _psf(image["flux"], catalogue)
+    fwhm = _fwhm(writer, psf, bright)
     stars_x, stars_y = catalogue["x"][bright], catalogue["y"][bright]
     sky = seen_sky(image["segmentation"]) & np.isfinite(image["flux"])
-    psf = _psf(measurements, image["flux"], stars_x, stars_y)
+    wanted_psf = _needed_psf(measurements, psf, f"the superstack of {channel}")
     methods = list(dict.fromkeys(m.method for m in measurements))
     frozen = freeze(
         catalogue,
         methods,
         image["flux"].shape,
         segmentation=image["segmentation"],
-        psf=psf,
+        psf=wanted_psf,
     )
     empty = choose_empty(sky, APERTURE_RADII, count=settings.empty_apertures, seed=settings.seed)
     stacked = frozenset(str(name) for name in writer.read_array(f"{group}/aors"))
@@ -200,22 +205,38 @@ def _bright_isolated(
     return ranked
 
 
-def _fwhm(writer: CubeWriter, bright: NDArray[np.intp]) -> float:
-    """Return the PSF's width: that of the narrower half of the bright objects, 3 pixels at a loss."""
-    widths = _column(writer, "fwhm", np.nan, int(bright.max(initial=-1)) + 1)[bright]
-    widths = np.sort(widths[np.isfinite(widths) & (widths > 0)])
-    return float(np.median(widths[: max(1, len(widths) // 2)])) if len(widths) else 3.0
-
-
 def _psf(
-    measurements: tuple[Measurement, ...],
-    flux: NDArray[np.float32],
-    x: NDArray[np.float64],
-    y: NDArray[np.float64],
+    flux: NDArray[np.float32], catalogue: dict[str, NDArray[Any]]
+) -> NDArray[np.float64] | None:
+    """Return the superstack's PSF; None where too few stars stand alone to measure it."""
+    try:
+        return estimate_psf(flux, catalogue["x"], catalogue["y"], good=np.isfinite(flux))
+    except UsageError:
+        return None
+
+
+def _fwhm(
+    writer: CubeWriter, psf: NDArray[np.float64] | None, bright: NDArray[np.intp]
+) -> float:
+    """Return the full width at half maximum of the PSF, or of the objects where it is not known."""
+    if psf is not None:
+        fine = zoom(psf, _FINER, order=3)
+        step = (psf.shape[0] - 1) / (fine.shape[0] - 1)
+        return 2.0 * step * math.sqrt(np.count_nonzero(fine > fine.max() / 2) / math.pi)
+    widths = _column(writer, "fwhm", np.nan, int(bright.max(initial=-1)) + 1)[bright]
+    widths = widths[np.isfinite(widths) & (widths > 0)]
+    return float(np.median(widths)) / _HALF_LIGHT if len(widths) else 3.0
+
+
+def _needed_psf(
+    measurements: tuple[Measurement, ...], psf: NDArray[np.float64] | None, where: str
 ) -> NDArray[np.float64] | None:
     if all(m.method != "psf" for m in measurements):
         return None
-    return estimate_psf(flux, x, y, good=np.isfinite(flux))
+    if psf is None:
+        msg = f"no PSF can be measured on {where}, too few stars stand alone: leave out the psf types"
+        raise UsageError(msg)
+    return psf
 
 
 def _area(m: Measurement, frozen: FrozenApertures, psf: NDArray[np.float64] | None) -> float:

@@ -180,11 +180,7 @@ def _measure_types(
             profile=field.profile,
             saturated=placed.saturated,
         )
-        hit = (
-            np.zeros(sums.flag.shape, dtype=bool)
-            if cleaned is None
-            else field.frozen.touches(cleaned.hits)
-        )
+        hit = _hit(field, image, variance, cleaned)
         for k, m in enumerate(field.measurements):
             if m.statistic is None:
                 column = field.frozen.methods.index(m.method)
@@ -195,6 +191,23 @@ def _measure_types(
     if field.frozen.statistics:
         _measure_ratios(field, image, placed.good, block)
     return block
+
+
+def _hit(
+    field: ChannelField,
+    image: NDArray[np.float32],
+    variance: NDArray[np.float32],
+    cleaned: Cleaned | None,
+) -> NDArray[np.bool_]:
+    """Return the apertures (object, method) whose sum cosmic rays change by more than its error.
+
+    A large aperture of a frame with many hits holds some in any case; what matters is whether they
+    matter.
+    """
+    if cleaned is None or not cleaned.n_hits:
+        return np.zeros((field.n_objects, len(field.frozen.methods)), dtype=bool)
+    excess = measure(field.frozen, image - cleaned.image, variance)
+    return np.abs(excess.flux) > excess.flux_err
 
 
 def _measure_ratios(

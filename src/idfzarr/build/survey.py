@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -173,6 +174,8 @@ def survey_images(
     if not usable:
         msg = f"not one mosaic in {folder} can be used; the first: {skipped[0].reason}"
         raise ImageMissing(msg)
+    if channel is None and "{channel}" not in (pattern or DEFAULT_PATTERN):
+        usable = _named_by_headers(usable, headers)
     where = Path(aor_table) if aor_table is not None else find_aor_table(folder)
     table: AorTable | None = None if where is None else read_aor_table(where)
     if table is None:
@@ -213,6 +216,17 @@ def _read_headers(
         else:
             skipped.append(_fault(files.aor, files.channel, outcome.reason or ""))
     return usable, headers
+
+
+def _named_by_headers(
+    mosaics: list[MosaicFiles], headers: Sequence[MosaicHeader]
+) -> list[MosaicFiles]:
+    """Return the mosaics under IRAC's channel where all headers agree on it."""
+    told = {header.filter for header in headers}
+    name = told.pop() if len(told) == 1 else ""
+    if not re.fullmatch(r"ch[1-4]", name):
+        return mosaics
+    return [replace(mosaic, channel=name) for mosaic in mosaics]
 
 
 def _aors_of(aors: AorList, mosaics: Sequence[MosaicFiles]) -> AorList:

@@ -179,6 +179,8 @@ class Shapes:
         (y, x) and (n,), for neighbours; both None where not given.
     psf
         Stamp, sum 1; None without psf.
+    squared
+        Whether the variance of a pixel counts by the square of its overlap.
     """
 
     x: NDArray[np.float64]
@@ -190,6 +192,7 @@ class Shapes:
     segmentation: NDArray[np.int64] | None
     labels: NDArray[np.int64] | None
     psf: NDArray[np.float64] | None
+    squared: bool
 
     def take(self, order: NDArray[np.intp]) -> Shapes:
         """Return the shapes in another order.
@@ -213,7 +216,7 @@ class Shapes:
             segments=None if self.segments is None else self.segments.take(order),
         )
 
-    def draw(self, run: slice) -> Entries:
+    def draw(self, run: slice) -> tuple[Entries, Entries]:
         """Compute the entries of a run of objects.
 
         Parameters
@@ -223,23 +226,24 @@ class Shapes:
 
         Returns
         -------
-        Entries
-            Row ``(object - start) * width + column``.
+        tuple of Entries
+            The weights, row ``(object - start) * width + column``; and what, of the completed
+            columns, is to be taken from sums of variance.
         """
-        x, y, width = self.x[run], self.y[run], self.scheme.width
-        drawn: list[tuple[Entries, NDArray[np.int64]]] = []
-        if self.scheme.radii:
-            rings = ring_entries(x, y, self.scheme.radii, self.shape)
-            item, ring = np.divmod(rings.row, len(self.scheme.radii))
-            drawn.append((rings, item * width + ring))
-        for place, method in enumerate(self.scheme.others, start=len(self.scheme.radii)):
-            entries = self._draw_other(method, run)
-            drawn.append((entries, entries.row * width + place))
-        return Entries(
-            np.concatenate([rows for _, rows in drawn]),
-            np.concatenate([entries.pixel for entries, _ in drawn]),
-            np.concatenate([entries.weight for entries, _ in drawn]),
-        )
+        width, rings = self.scheme.width, len(self.scheme.radii)
+        weights, excess = [], []
+        if rings:
+            drawn = ring_entries(self.x[run], self.y[run], self.scheme.radii, self.shape)
+            spread = [_spread(entries, rings, width) for entries in drawn]
+            weights.append(spread[0])
+            excess += spread[1:] if self.squared else []
+        for place, method in enumerate(self.scheme.others, start=rings):
+            drawn_other = self._draw_other(method, run)
+            other = replace(drawn_other, row=drawn_other.row * width + place)
+            weights.append(other)
+            # The weights of psf are no overlaps: its variance takes their squares in any case.
+            excess += [other.partial()] if self.squared or method == "psf" else []
+        return _joined(weights), _joined(excess)
 
     def _draw_other(self, method: str, run: slice) -> Entries:
         if method == "auto" and self.kron is not None:
@@ -248,21 +252,9 @@ class Shapes:
             lo, hi = np.searchsorted(self.segments.row, [run.start, run.stop])
             own = self.segments
             return Entries(own.row[lo:hi] - run.start, own.pixel[lo:hi], own.weight[lo:hi])
-        return self.draw_psf(run)
+        return self._draw_psf(run)
 
-    def draw_psf(self, run: slice) -> Entries:
-        """Compute the matched-filter weights P / sum(P^2) of a run of objects.
-
-        Parameters
-        ----------
-        run
-            Start and stop in rows of the catalogue.
-
-        Returns
-        -------
-        Entries
-            Row = object - start.
-        """
+    def _draw_psf(self, run: slice) -> Entries:
         x, y = self.x[run], self.y[run]
         stamp = cast("NDArray[np.float64]", self.psf)
         stamps = shifted_stamps(stamp, x - np.floor(x + 0.5), y - np.floor(y + 0.5))
@@ -319,6 +311,21 @@ class Shapes:
         return drawable
 
 
+def _spread(entries: Entries, rings: int, width: int) -> Entries:
+    """Make room for the other columns of an object."""
+    item, ring = np.divmod(entries.row, rings)
+    return replace(entries, row=item * width + ring)
+
+
+def _joined(parts: Sequence[Entries]) -> Entries:
+    # The empty piece makes no parts an empty set of entries.
+    return Entries(
+        np.concatenate([np.empty(0, np.int64), *(part.row for part in parts)]),
+        np.concatenate([np.empty(0, np.int64), *(part.pixel for part in parts)]),
+        np.concatenate([np.empty(0), *(part.weight for part in parts)]),
+    )
+
+
 def read_shapes(
     catalogue: Mapping[str, ArrayLike],
     scheme: Scheme,
@@ -326,12 +333,13 @@ def read_shapes(
     *,
     segmentation: ArrayLike | None,
     psf: ArrayLike | None,
+    squared: bool,
 ) -> Shapes:
     """Read the shapes that a scheme needs from a catalogue.
 
     Parameters
     ----------
-    catalogue, shape, segmentation, psf
+    catalogue, shape, segmentation, psf, squared
         As in `idfzarr.imaging.apertures.freeze`.
     scheme
         What is to be drawn.
@@ -369,7 +377,7 @@ def read_shapes(
     if "iso" in scheme.others and segments is not None and labels is not None:
         iso = segment_entries(segments, labels)
     stamp = check_psf(psf) if "psf" in scheme.others and psf is not None else None
-    return Shapes(x, y, shape, scheme, kron, iso, segments, labels, stamp)
+    return Shapes(x, y, shape, scheme, kron, iso, segments, labels, stamp, squared)
 
 
 def _column(catalogue: Mapping[str, ArrayLike], name: str, purpose: str) -> NDArray[np.float64]:

@@ -27,7 +27,7 @@ from idfzarr.imaging.aperture_shapes import (
     sort_methods,
     statistic_parts,
 )
-from idfzarr.imaging.footprints import Entries, nearest_pixels
+from idfzarr.imaging.footprints import PHOTUTILS_SQUARES, Entries, nearest_pixels
 from idfzarr.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -85,8 +85,12 @@ class FrozenApertures:
         an object's place in the order of the blocks.
     lookups
         The same, transposed and in float32.
-    psf_variance
-        Sparse squared weights (object, pixel) of ``psf``; None where it was not asked for.
+    excess
+        Sparse w - w^2 of the completed columns, laid out as `blocks`: only psf's where `squared`
+        is false.
+    squared
+        Whether the variance of a pixel counts by the square of its overlap, as in photutils from
+        3.1 on, or by the overlap itself, as before.
     """
 
     shape: tuple[int, int]
@@ -100,14 +104,13 @@ class FrozenApertures:
     places: NDArray[np.intp]
     blocks: tuple[_Matrix, ...]
     lookups: tuple[_Matrix, ...]
-    psf_variance: _Matrix | None
+    excess: tuple[_Matrix, ...]
+    squared: bool
 
     @property
     def nbytes(self) -> int:
         """Memory of weights and lists, in bytes."""
-        matrices = [*self.blocks, *self.lookups]
-        if self.psf_variance is not None:
-            matrices.append(self.psf_variance)
+        matrices = [*self.blocks, *self.lookups, *self.excess]
         sparse_bytes = sum(m.data.nbytes + m.indices.nbytes + m.indptr.nbytes for m in matrices)
         return int(sparse_bytes + self.area.nbytes + self.flags.nbytes + self.nearest.nbytes)
 
@@ -152,16 +155,8 @@ class FrozenApertures:
         parts = [_picked(lookup, pixels, values) for lookup in self.lookups]
         return self._gather(parts, len(values))
 
-    def _gather(self, parts: list[NDArray[np.float64]], k: int) -> NDArray[np.float64]:
-        """Bring sums per block (k, columns) into the order asked for, (k, n, m)."""
-        if not parts:
-            return np.zeros((k, self.n_objects, len(self.methods)))
-        columns = np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
-        self.scheme.complete(columns.reshape(k, self.n_objects, self.scheme.width))
-        return np.take(columns, self.places, axis=1).reshape(k, *self.area.shape)
-
-    def variances(self, variance: NDArray[np.float64]) -> NDArray[np.float64] | None:
-        """Sum squared weights times variance for ``psf``; None where it was not asked for.
+    def variances(self, variance: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Propagate the pixels' variance to every aperture.
 
         Parameters
         ----------
@@ -170,13 +165,28 @@ class FrozenApertures:
 
         Returns
         -------
-        ndarray or None
-            (n,).
+        ndarray
+            (n, m), the sum of w^2 x variance, or of w x variance where not `squared`.
         """
-        if self.psf_variance is None:
-            return None
-        summed: NDArray[np.float64] = self.psf_variance @ variance
-        return summed
+        parts = [(block @ variance)[None] for block in self.blocks]
+        excess = [(part @ variance)[None] for part in self.excess]
+        propagated: NDArray[np.float64] = self._gather(parts, 1, excess)[0]
+        return propagated
+
+    def _gather(
+        self,
+        parts: list[NDArray[np.float64]],
+        k: int,
+        excess: list[NDArray[np.float64]] | None = None,
+    ) -> NDArray[np.float64]:
+        """Complete sums per block (k, columns), bring them into the order asked for, (k, n, m)."""
+        if not parts:
+            return np.zeros((k, self.n_objects, len(self.methods)))
+        columns = np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
+        self.scheme.complete(columns.reshape(k, self.n_objects, self.scheme.width))
+        if excess is not None:
+            columns -= np.concatenate(excess, axis=1) if len(excess) > 1 else excess[0]
+        return np.take(columns, self.places, axis=1).reshape(k, *self.area.shape)
 
     def touches(self, mask: ArrayLike) -> NDArray[np.bool_]:
         """Say which apertures hold at least one pixel of a mask.
@@ -263,6 +273,7 @@ def freeze(
     *,
     segmentation: ArrayLike | None = None,
     psf: ArrayLike | None = None,
+    squared: bool = PHOTUTILS_SQUARES,
     progress: Progress = silent,
 ) -> FrozenApertures:
     """Compute the pixels and weights of every object and method, once.
@@ -284,6 +295,9 @@ def freeze(
     psf
         Square stamp of odd side; needed by psf. Its weights are P / sum(P^2), the matched filter
         for white noise (Irwin 1985, MNRAS 214, 575).
+    squared
+        Whether errors count the variance of a pixel by the square of its overlap; by default as
+        the photutils that is installed does.
     progress
         Told of objects done.
 
@@ -308,12 +322,14 @@ def freeze(
     """
     shape = (int(shape[0]), int(shape[1]))
     scheme, statistics = sort_methods(methods)
-    shapes = read_shapes(catalogue, scheme, shape, segmentation=segmentation, psf=psf)
+    shapes = read_shapes(
+        catalogue, scheme, shape, segmentation=segmentation, psf=psf, squared=squared
+    )
     parts = [statistic_parts(method) for method in statistics]
     count = max((part[1] for part in parts if part is not None), default=0)
     order = np.lexsort((shapes.x, np.floor(shapes.y / _BAND)))
     rank = np.argsort(order)
-    blocks, lookups, areas = _build_blocks(shapes.take(order), progress)
+    blocks, excess, areas = _build_blocks(shapes.take(order), progress)
     area, foreign = areas[:, rank]
     return FrozenApertures(
         shape=shape,
@@ -326,8 +342,9 @@ def freeze(
         scheme=scheme,
         places=(rank[:, None] * scheme.width + scheme.columns).ravel(),
         blocks=blocks,
-        lookups=lookups,
-        psf_variance=_psf_variance(shapes) if "psf" in scheme.others else None,
+        lookups=tuple(block.astype(np.float32).T.tocsr() for block in blocks),
+        excess=excess,
+        squared=squared,
     )
 
 
@@ -348,25 +365,45 @@ def _runs(size: int, length: int, start: int = 0) -> Iterator[slice]:
 def _build_blocks(
     shapes: Shapes, progress: Progress
 ) -> tuple[tuple[_Matrix, ...], tuple[_Matrix, ...], NDArray[np.float64]]:
-    """Return blocks, lookups, and (2, n, m) areas and those of other objects' segments in them."""
+    """Return blocks, excess, and (2, n, m) areas and those of other objects' segments in them."""
     n, scheme = shapes.x.size, shapes.scheme
     areas = np.zeros((2, n, scheme.width))
-    blocks, lookups = [], []
+    blocks, excess = [], []
     for block in _runs(n if scheme.width else 0, _BLOCK):
-        drawn = []
+        weights, partial = _Gathered(), _Gathered()
         for run in _runs(block.stop, _CHUNK, block.start):
-            entries = shapes.draw(run)
-            areas[:, run] = _areas(entries, shapes, run)
-            row = (entries.row + (run.start - block.start) * scheme.width).astype(np.int32)
-            drawn.append((row, entries.pixel.astype(np.int32), entries.weight))
+            drawn = shapes.draw(run)
+            areas[:, run] = _areas(drawn[0], shapes, run)
+            for gathered, entries in zip((weights, partial), drawn, strict=True):
+                gathered.add(entries, (run.start - block.start) * scheme.width)
             progress("freezing apertures", run.stop, n)
-        row, pixel, weight = (np.concatenate(part) for part in zip(*drawn, strict=True))
-        del drawn
         columns = (block.stop - block.start) * scheme.width
-        blocks.append(_matrix(weight, row, pixel, columns, shapes.shape))
-        lookups.append(blocks[-1].astype(np.float32).T.tocsr())
+        blocks.append(weights.matrix(columns, shapes.shape))
+        excess.append(partial.matrix(columns, shapes.shape))
     scheme.complete(areas)
-    return tuple(blocks), tuple(lookups), areas[..., scheme.columns]
+    return tuple(blocks), tuple(excess), areas[..., scheme.columns]
+
+
+class _Gathered:
+    """Entries of one block as they come, kept small, then one matrix."""
+
+    def __init__(self) -> None:
+        self._row: list[NDArray[np.int32]] = []
+        self._pixel: list[NDArray[np.int32]] = []
+        self._weight: list[NDArray[np.float64]] = []
+
+    def add(self, entries: Entries, first_row: int) -> None:
+        self._row.append((entries.row + first_row).astype(np.int32))
+        self._pixel.append(entries.pixel.astype(np.int32))
+        self._weight.append(entries.weight)
+
+    def matrix(self, rows: int, shape: tuple[int, int]) -> _Matrix:
+        where = (np.concatenate(self._row), np.concatenate(self._pixel))
+        size = (rows, shape[0] * shape[1])
+        matrix = sparse.coo_array((np.concatenate(self._weight), where), shape=size).tocsr()
+        # One order of pixels, so that a sum has one rounding, whatever scipy's conversion leaves.
+        matrix.sort_indices()
+        return matrix
 
 
 def _picked(
@@ -393,26 +430,3 @@ def _areas(entries: Entries, shapes: Shapes, run: slice) -> NDArray[np.float64]:
         foreign = (label > 0) & (label != shapes.labels[run.start + entries.row // width])
         areas[1] = np.bincount(entries.row[foreign], entries.weight[foreign], minlength=size)
     return areas.reshape(2, -1, width)
-
-
-def _matrix(
-    weight: NDArray[np.float64],
-    row: NDArray[np.int32],
-    pixel: NDArray[np.int32],
-    rows: int,
-    shape: tuple[int, int],
-) -> _Matrix:
-    matrix = sparse.coo_array((weight, (row, pixel)), shape=(rows, shape[0] * shape[1])).tocsr()
-    # One order of pixels, so that a sum has one rounding, whatever scipy's conversion leaves.
-    matrix.sort_indices()
-    return matrix
-
-
-def _psf_variance(shapes: Shapes) -> _Matrix:
-    n = shapes.x.size
-    drawn = [(run.start, shapes.draw_psf(run)) for run in _runs(n, _CHUNK)]
-    # The empty piece keeps a catalogue without objects a matrix without rows.
-    row = np.concatenate([np.empty(0, np.int32), *(entries.row + s for s, entries in drawn)])
-    pixel = np.concatenate([np.empty(0, np.int32), *(entries.pixel for _, entries in drawn)])
-    weight = np.concatenate([np.empty(0), *(entries.weight**2 for _, entries in drawn)])
-    return _matrix(weight, row.astype(np.int32), pixel.astype(np.int32), n, shapes.shape)

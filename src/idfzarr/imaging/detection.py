@@ -116,7 +116,7 @@ def detect(
         - ``object_id`` (1 to N, row + 1, also the label in the segmentation)
         - ``x``, ``y`` windowed centroid, 0-based pixels; ``ra``, ``dec`` degrees
         - ``a``, ``b``, ``theta`` second moments (pixels; radians from x to y), ``ellipticity``,
-          ``fwhm`` (twice the half-light radius), ``npix``, ``peak`` (in units of the noise)
+          ``fwhm`` (of the mean radial profile), ``npix``, ``peak`` (in units of the noise)
         - ``kron_radius`` (in units of a and b), ``kron_a``, ``kron_b`` semi-axes of the AUTO
           aperture, pixels
         - ``flux_auto_{channel}``, ``flux_auto_err_{channel}``, ``snr_{channel}``: the plain sum in
@@ -340,12 +340,16 @@ def _add_channel(found: _Found, number: int, search: _Search) -> _Found:
         distance, nearest = cKDTree(known).query(places)
         matched = distance <= search.match_radius
         seen_in[nearest[matched], number] = True
-        # An extended object's centre may differ between channels by more than the match radius.
-        peaks = found.records["ypeak"], found.records["xpeak"]
-        seen_in[:, number] |= segmentation[peaks] > 0
+        # An extended object's centre may differ between channels by more than the match radius:
+        # it is the same where each one's peak lies in the other's segment.
+        theirs = segmentation[found.records["ypeak"], found.records["xpeak"]]
+        back = found.segmentation[records["ypeak"], records["xpeak"]]
+        mutual = (theirs > 0) & (back[np.maximum(theirs, 1) - 1] == found.labels)
+        seen_in[mutual, number] = True
+        matched[theirs[mutual] - 1] = True
         new = ~matched & _own_peak(found, image, records)
-    theirs = np.flatnonzero(new) + 1
-    return _append(found, records[new], theirs, segmentation, seen_in=seen_in, number=number)
+    added = np.flatnonzero(new) + 1
+    return _append(found, records[new], added, segmentation, seen_in=seen_in, number=number)
 
 
 def _own_peak(found: _Found, image: DetectionImage, records: Records) -> Mask:

@@ -36,6 +36,10 @@ _WHITE = float(
     np.sqrt(np.sum(_NORMALISED.astype(np.float64) ** 2))
 )  # width of filtered white noise
 _STEP = 4  # every fourth pixel is enough to follow the noise of the background
+_ROUNDS = 3
+_CLIP = 4.0  # widths
+_GROW = 9  # pixels, side of the square around an object's pixel
+_LEAST_SKY = 0.3  # of the pixels: less is dark holes between objects
 _WINDOW = 9  # of those: 33 pixels, well above an object, well below a step in coverage
 
 
@@ -120,7 +124,16 @@ def combine(images: Sequence[DetectionImage], name: str) -> DetectionImage:
 def _filtered_width(values: Single, hidden: Mask) -> float:
     """Measure how wide the sky is after the detection filter."""
     filtered = ndimage.convolve(values, _NORMALISED, mode="nearest")
-    return sky_width(filtered[~hidden])
+    sky = ~hidden
+    width, seen = sky_width(filtered[sky]), np.count_nonzero(sky)
+    for _ in range(_ROUNDS if width > 0 else 0):
+        # The wings of objects widen the sky: leave them out, as long as sky remains.
+        objects = filtered > np.median(filtered[sky]) + _CLIP * width
+        sky = ~hidden & ~ndimage.maximum_filter(objects, size=_GROW)
+        if np.count_nonzero(sky) < _LEAST_SKY * seen:
+            break
+        width = sky_width(filtered[sky])
+    return width
 
 
 def _background_err(stack: Superstack, hidden: Mask) -> Single:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import photutils
 from photutils.geometry import circular_overlap_grid, elliptical_overlap_grid
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
+    "PHOTUTILS_SQUARES",
     "Entries",
     "annulus_boxes",
     "ellipse_entries",
@@ -34,6 +36,14 @@ __all__ = [
     "segment_entries",
     "stamp_entries",
 ]
+
+PHOTUTILS_SQUARES: bool = [int(part) for part in photutils.__version__.split(".")[:2]] >= [3, 1]
+"""Whether the photutils that is installed weighs a pixel's variance by its overlap squared.
+
+Since 3.1 it does (https://github.com/astropy/photutils/pull/2398), as independent pixels demand; up
+to 3.0 it weighed by the overlap itself, which makes errors a few per cent too large, most for small
+apertures.
+"""
 
 # Overlaps this close to zero are the rounding of an exact overlap that is zero.
 _NO_OVERLAP = 1e-13
@@ -56,6 +66,18 @@ class Entries:
     row: NDArray[np.int64]
     pixel: NDArray[np.int64]
     weight: NDArray[np.float64]
+
+    def partial(self) -> Entries:
+        """Return w - w^2 of the entries where it is not 0: pixels that are held in part.
+
+        Returns
+        -------
+        Entries
+            What a sum of w x variance exceeds that of w^2 x variance by.
+        """
+        excess = self.weight - self.weight**2
+        part = np.abs(excess) > _NO_OVERLAP
+        return Entries(self.row[part], self.pixel[part], excess[part])
 
     def take(self, order: NDArray[np.intp]) -> Entries:
         """Return the entries of rows in another order, sorted by the new row.
@@ -80,8 +102,8 @@ def ring_entries(
     y: NDArray[np.float64],
     radii: Sequence[float],
     shape: tuple[int, int],
-) -> Entries:
-    """Overlap rings around positions with the pixels, exactly.
+) -> tuple[Entries, Entries]:
+    """Overlap circles and rings around positions with the pixels, exactly.
 
     Parameters
     ----------
@@ -94,9 +116,10 @@ def ring_entries(
 
     Returns
     -------
-    Entries
-        Row ``object * m + ring``; ring 0 is the first circle, ring j what circle j adds to
-        circle j - 1. Pixels beyond the image are left out.
+    tuple of Entries
+        The rings, row ``object * m + ring``; ring 0 is the first circle, ring j what circle j
+        adds to circle j - 1. Then `Entries.partial` of the whole circles. Pixels beyond the image
+        are left out.
     """
     half = int(np.ceil(radii[-1]))
     side = 2 * half + 1
@@ -109,9 +132,12 @@ def ring_entries(
         _fill_circles(circles[:, ring, inner, inner], offsets, reach, radius)
     # Rounding must not let a larger circle hold less of a pixel than a smaller one.
     np.maximum.accumulate(circles, axis=1, out=circles)
+    excess = circles - circles**2
+    excess[excess < _NO_OVERLAP] = 0.0
     circles[:, 1:] = np.diff(circles, axis=1)
     circles[circles < _NO_OVERLAP] = 0.0
-    return _box_entries(circles, middle_x - half, middle_y - half, shape)
+    left, bottom = middle_x - half, middle_y - half
+    return _box_entries(circles, left, bottom, shape), _box_entries(excess, left, bottom, shape)
 
 
 def _fill_circles(

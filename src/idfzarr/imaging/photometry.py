@@ -1,13 +1,13 @@
 """Photometry of an image in frozen apertures: every object and method in one product.
 
 The flux is the plain sum of weight x pixel over the good pixels, as photutils' aperture sums with a
-mask, never divided by coverage; its variance is the sum of weight x variance, as photutils'. How
+mask, never divided by coverage; its error is propagated as photutils does. How
 much of a source lay on good pixels is told apart by ``coverage``.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -157,9 +157,10 @@ def measure(
 
     Notes
     -----
-    flux = sum(w g I), flux_err^2 = sum(w g V) as in `photutils.aperture` (for psf, whose weights
-    are no areas, sum(w^2 g V)), coverage = sum(w g S) / sum(w S), with w the weights, g the good
-    pixels, S the superstack's positive part; where an aperture holds no light of S, S = 1.
+    flux = sum(w g I), flux_err^2 = sum(w^2 g V) as in `photutils.aperture` from 3.1 on (before,
+    and where the apertures were frozen with ``squared=False``, sum(w g V)),
+    coverage = sum(w g S) / sum(w S), with w the weights, g the good pixels, S the superstack's
+    positive part; where an aperture holds no light of S, S = 1.
     """
     stack = np.asarray(images)
     single = stack.ndim == 2
@@ -169,14 +170,12 @@ def measure(
         raise ImageShape(msg)
     noise = None if variance is None else frozen.require_shape("the variance", variance)
     bad = _bad_pixels(frozen, planes, noise, good)
-    values = _pixel_rows([*planes, *([] if noise is None else [noise])], bad)
-    sums = frozen.sums(values)
-    flux = sums[: len(planes)]
+    flux = frozen.sums(_pixel_rows(planes, bad))
     coverage, lost = _coverage(frozen, bad, profile)
     flag = _sum_flags(frozen, coverage, lost, saturated)
     flux_err = np.full(frozen.area.shape, np.nan)
     if noise is not None:
-        flux_err = _errors(frozen, sums[-1], values[-1])
+        flux_err = np.sqrt(np.maximum(frozen.variances(_pixel_rows([noise], bad)[0]), 0.0))
     empty = (flag & np.uint16(flag_bit("not_observed") | flag_bit("undefined"))) != 0
     if empty.any():
         flux[:, empty] = np.nan
@@ -244,16 +243,6 @@ def _sum_flags(
     if saturated is not None:
         flag |= frozen.touches(saturated) * np.uint16(flag_bit("saturated"))
     return flag
-
-
-def _errors(
-    frozen: FrozenApertures, summed: NDArray[np.float64], variance: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    squared = frozen.variances(variance)
-    if squared is not None:
-        summed = summed.copy()
-        summed[:, frozen.methods.index("psf")] = squared
-    return np.sqrt(summed)
 
 
 def measure_ratio(frozen: FrozenApertures, ratio: ArrayLike, good: ArrayLike | None = None) -> Sums:
@@ -375,21 +364,22 @@ def forced_photometry(
 
     Notes
     -----
-    flux_err^2 = sum(w unc^2) + (A^2 / A_ann) (pi / 2) sigma_sky^2; the second term is the error
+    flux_err^2 = sum(w^2 unc^2) + (A^2 / A_ann) (pi / 2) sigma_sky^2; the second term is the error
     of the local median with an annulus (A: area of the good pixels, A_ann: pixels left in the
     annulus, sigma_sky: their standard deviation after clipping; pi / 2 is what a median's
-    variance exceeds a mean's by for Gaussian noise). Without `unc` the first term is A
-    sigma_sky^2, which lacks the photon noise of the source, and the flag ``noise_model`` is set;
-    with neither `unc` nor `annulus` errors are NaN. Where the annulus holds no pixel the flux is
-    NaN and flagged ``background_failed``.
+    variance exceeds a mean's by for Gaussian noise). Without `unc` the first term is
+    sum(w^2) sigma_sky^2, which lacks the photon noise of the source, and the flag ``noise_model``
+    is set; with neither `unc` nor `annulus` errors are NaN. Where the annulus holds no pixel the
+    flux is NaN and flagged ``background_failed``. Before photutils 3.1 w stands for w^2, see
+    `idfzarr.imaging.apertures.freeze`.
 
     Examples
     --------
     >>> import numpy as np
     >>> sci = np.ones((40, 40))
     >>> table = forced_photometry(sci, [20.0], [18.5], methods=["aper3"], unc=0.1)
-    >>> round(float(table["aper3_flux"][0]), 6), round(float(table["aper3_flux_err"][0]), 6)
-    (50.265482, 0.708982)
+    >>> round(float(table["aper3_flux"][0]), 6)
+    50.265482
     >>> float(forced_photometry(sci, 20, 18, annulus=(8, 12))["aper3_flux"].round(9)[0])
     0.0
     """
@@ -408,7 +398,11 @@ def forced_photometry(
     at = (np.atleast_1d(x).astype(np.float64), np.atleast_1d(y).astype(np.float64))
     frozen = freeze({"x": at[0], "y": at[1]}, methods, (image.shape[0], image.shape[1]))
     good = None if mask is None else frozen.require_shape("the mask", mask) == 0
-    sums = measure(frozen, image, _squared(frozen, unc), good)
+    # Without unc, a variance of 1 gives the effective area by which the sky's scatter counts.
+    variance = np.ones(image.shape) if unc is None else _squared(frozen, unc)
+    sums = measure(frozen, image, variance, good)
+    if unc is None and annulus is None:
+        sums = replace(sums, flux_err=np.full_like(sums.flux_err, np.nan))
     table = Table({"x": at[0], "y": at[1]}, copy=True)
     if annulus is not None:
         usable = np.isfinite(image) if good is None else np.isfinite(image) & good
@@ -422,9 +416,7 @@ def forced_photometry(
     return table
 
 
-def _squared(frozen: FrozenApertures, unc: ArrayLike | None) -> NDArray[np.float64] | None:
-    if unc is None:
-        return None
+def _squared(frozen: FrozenApertures, unc: ArrayLike) -> NDArray[np.float64]:
     if np.ndim(unc) == 0:
         return np.full(frozen.shape, float(np.asarray(unc, np.float64)) ** 2)
     return np.square(frozen.require_shape("unc", unc).astype(np.float64))
@@ -433,7 +425,7 @@ def _squared(frozen: FrozenApertures, unc: ArrayLike | None) -> NDArray[np.float
 def _without_sky(sums: Sums, frozen: FrozenApertures, sky: LocalSky, *, noise_known: bool) -> Sums:
     area = frozen.area * sums.coverage
     level, scatter, pixels = (v[:, None] for v in (sky.level, sky.scatter, sky.pixels))
-    own = sums.flux_err**2 if noise_known else area * scatter**2
+    own = sums.flux_err**2 if noise_known else sums.flux_err**2 * scatter**2
     of_sky = area**2 / np.where(pixels > 0, pixels, np.nan) * (np.pi / 2) * scatter**2
     flag = sums.flag | (pixels == 0) * np.uint16(flag_bit("background_failed"))
     if not noise_known:

@@ -13,7 +13,7 @@ from scipy.ndimage import spline_filter
 from scipy.spatial import cKDTree
 
 from idfzarr.errors import UsageError
-from idfzarr.imaging.footprints import Entries, ring_entries
+from idfzarr.imaging.footprints import ring_entries
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -175,7 +175,7 @@ def estimate_psf(
 
 def _two_sums(image: NDArray[np.float64], at: NDArray[np.float64]) -> NDArray[np.float64]:
     """Light (n, 2) within the core and the wing radius."""
-    entries: Entries = ring_entries(at[:, 0], at[:, 1], (_CORE, _WING), _shape(image))
+    entries, _ = ring_entries(at[:, 0], at[:, 1], (_CORE, _WING), _shape(image))
     rings = np.bincount(
         entries.row, weights=entries.weight * image.ravel()[entries.pixel], minlength=2 * len(at)
     )

@@ -1,4 +1,4 @@
-"""The simulator's files: headers like a mission's, tables, and writing each as a whole or not at all."""
+"""The simulator's files: headers like a mission's, tables, each written whole or not at all."""
 
 from __future__ import annotations
 

@@ -143,7 +143,7 @@ class FrequencyGrid:
         """Return the transform of points at `x`, `y` with fluxes `flux`, all of shape (n,)."""
         columns = flux[:, None] * np.exp(-2j * np.pi * np.outer(x, self.kx))
         rows = np.exp(-2j * np.pi * np.outer(self.ky[:, 0], y))
-        return np.asarray(rows @ columns)
+        return _product(rows, columns)
 
     def mean_of(self, product: NDArray[np.float64] | NDArray[np.complex128]) -> float:
         """Return the integral over the plane of frequencies, from its half."""
@@ -215,6 +215,12 @@ class PsfModel:
         return turned
 
 
+def _product(left: NDArray[np.complex128], right: NDArray[np.complex128]) -> NDArray[np.complex128]:
+    # The matrix product of a BLAS rounds differently with each number of threads, and the same
+    # seed must give the same bytes on one core and on many.
+    return np.asarray(np.einsum("ij,jk->ik", left, right))
+
+
 def _model(optical: NDArray[np.float64], centre: tuple[float, float], native: float) -> PsfModel:
     """Put the core into the middle, taper the wings, and transform."""
     fine = _recentred(optical, centre)
@@ -222,7 +228,7 @@ def _model(optical: NDArray[np.float64], centre: tuple[float, float], native: fl
     count = int(np.ceil(_HIGHEST_FREQUENCY / _FREQUENCY_STEP))
     frequency = np.arange(-count, count + 1) * _FREQUENCY_STEP
     wave = np.exp(-2j * np.pi * np.outer(frequency, steps))
-    transform = wave @ fine @ wave.T
+    transform = _product(_product(wave, fine.astype(np.complex128)), wave.T)
     box = np.sinc(frequency * native)
     transform *= box[:, None] * box
     return PsfModel(fine, native, spline_filter(transform.real), spline_filter(transform.imag))

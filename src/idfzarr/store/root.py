@@ -17,6 +17,7 @@ from idfzarr.errors import (
     ForeignStore,
     FormatVersionError,
     MetadataCorrupt,
+    StoreError,
     StoreMissing,
     UnfinishedStore,
 )
@@ -255,20 +256,26 @@ def read_root(place: Place) -> Root:
     return Root(place, attributes, document["consolidated_metadata"]["metadata"])
 
 
-def _no_root(place: Place) -> StoreMissing | UnfinishedStore | ForeignStore:
+def _no_root(place: Place) -> StoreError | MetadataCorrupt:
     """Say why there is no root ``zarr.json``."""
-    if read_ledger(place).begun is not None:
+    state = read_ledger(place)
+    filled = next(iter(place.keys()), None) is not None
+    if state.is_published and filled:
+        msg = (
+            f"{place.url} was published, but its root {ROOT_KEY} is gone; repair the store, or run "
+            "the build again"
+        )
+        return MetadataCorrupt(msg)
+    if state.begun is not None and not state.is_published:
         msg = (
             f"the store {place.url} is not finished: its build has not been published; run the "
-            "build "
-            "again, it goes on where it stopped"
+            "build again, it goes on where it stopped"
         )
         return UnfinishedStore(msg)
-    if next(iter(place.keys()), None) is not None:
+    if filled:
         msg = (
-            f"{place.url} is no store of idfzarr: there are files, but no {ROOT_KEY} at its "
-            "root; give "
-            "the folder that idfzarr made"
+            f"{place.url} is no store of idfzarr: there are files, but no {ROOT_KEY} at its root; "
+            "give the folder that idfzarr made"
         )
         return ForeignStore(msg)
     msg = f"there is no store at {place.url}; check the path, or build one there"

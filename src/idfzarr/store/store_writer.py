@@ -117,13 +117,14 @@ class StoreWriter:
         if overwrite:
             _remove_store(place)
             state = LedgerState(state.url)
+        if place.size(ROOT_KEY) is not None:
+            # Not from the ledger, which may be that of another store that stood here.
+            return cls._of_root(place, settings_json, digest)
         begun = state.begun
         if begun is not None:
             if begun.fields.get("settings_digest") != digest:
                 raise _other_settings(place, str(begun.fields.get("settings")), settings_json)
             return cls(place, begun.uuid, str(begun.fields["created"]), settings_json)
-        if place.size(ROOT_KEY) is not None:
-            return cls._of_root(place, settings_json, digest)
         writer = cls(place, str(uuid.uuid4()), _now(), settings_json)
         writer.ledger.append(
             "begin",

@@ -18,7 +18,14 @@ from idfzarr.errors import ChunkMissing, SettingsDiffer, UsageError
 from idfzarr.store.checksum import crc32c
 from idfzarr.store.layout import SHARD_OBJECTS
 from idfzarr.store.plan import STAGING_AORS, plan_cube
-from idfzarr.store.root import ROOT_KEY, gather_metadata, root_bytes, settings_digest, software
+from idfzarr.store.root import (
+    ROOT_KEY,
+    gather_metadata,
+    read_root,
+    root_bytes,
+    settings_digest,
+    software,
+)
 from idfzarr.store.schema import (
     CATALOGUE,
     COORDINATES,
@@ -339,7 +346,10 @@ class CubeWriter(StoreWriter):
         for path, node in metadata.items():
             if node["node_type"] == "group" and not self.has_array(path):
                 self.write_group(path, {})
-        self.place.write(ROOT_KEY, root_bytes(self._ours(), metadata))
+        before = read_root(self.place) if self.is_published else None
+        ours = self._ours() | ({"ps1": before.ours.get("ps1")} if before else {})
+        extra = before.attributes if before else {}  # what a user noted on the root stays
+        self.place.write(ROOT_KEY, root_bytes(ours, metadata, extra=extra))
         self.ledger.append("published", shape=layout.shape)
         self.remove_staging()
 
