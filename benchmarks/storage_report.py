@@ -263,8 +263,8 @@ def report(results: Results, found: dict[str, str], *, size: str, notes: Sequenc
     about = (
         f"Measured on {found['date']}, {found['cpu']}, {found['cores']} cores, load average "
         f"{found['load']} at the start; {size}. {found['versions']}.\n\n"
-        "Medians; in brackets, times the default SQLite BLOB in the same process. One read is flux, "
-        "its error and the flag of one lightcurve by object id and type name, as arrays."
+        "Medians; in brackets, times the default SQLite BLOB in the same process. One read is "
+        "flux, its error and the flag of one lightcurve by object id and type name, as arrays."
     )
     parts = [about, readers_table(results), goals_table(results), *notes]
     return "\n\n".join(parts)

@@ -157,10 +157,11 @@ def test_the_command_prints_every_rival_and_every_goal(repository: Path, tmp_pat
     command += ["--cold-turns", "1", "--json", str(tmp_path / "figures.json")]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
     assert done.returncode == 0, done.stderr
+    rows = [line for line in done.stdout.splitlines() if line.startswith("|")]
     for rival in everyone():
         assert f"| {rival.name}" in done.stdout
     for goal in GOALS:
-        (line,) = [line for line in done.stdout.splitlines() if line.startswith(f"| {goal.what} ")]
+        (line,) = [row for row in rows if row.split("|")[1].strip() == goal.what]
         assert line.rstrip(" |").endswith(("reached", "MISSED")), line
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert figures["passes"]["quiet"]["one"]["SQLite BLOB"]["ratio"] == 1

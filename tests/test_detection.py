@@ -122,7 +122,9 @@ def test_centres_sizes_and_fluxes_are_those_of_the_stars(field, found):
     ratio = objects["flux_auto_ch2"] / flux[bright]
     assert np.median(ratio) == pytest.approx(0.94, abs=0.05)  # a Kron ellipse holds 90 % or more
     assert np.std(ratio) < 0.06
-    assert np.median(objects["flux_auto_ch1"] / objects["flux_auto_ch2"]) == pytest.approx(1.3, rel=0.01)
+    assert np.median(objects["flux_auto_ch1"] / objects["flux_auto_ch2"]) == pytest.approx(
+        1.3, rel=0.01
+    )
 
 
 def test_errors_count_the_correlation_in(field, found):
@@ -351,7 +353,9 @@ def test_sky_is_what_keeps_its_distance():
 
 def test_nothing_found_is_an_error_that_says_how_it_was_searched():
     image = superstack(noise(np.random.default_rng(12), (64, 96)))
-    with pytest.raises(ImageError, match=r"no object found on IDF \(ch1; 96 x 64 .* above 50 times"):
+    with pytest.raises(
+        ImageError, match=r"no object found on IDF \(ch1; 96 x 64 .* above 50 times"
+    ):
         detect({"ch1": image}, threshold=50.0, field="IDF")
     unseen = superstack(np.full((64, 64), np.nan), np.nan, coverage=0)
     with pytest.raises(ImageError, match="no object found on the field"):
@@ -409,13 +413,13 @@ def test_one_bright_star_in_small_real_exposures_is_one_object(data_folder):
     image = np.squeeze(fits.getdata(files[5]))
     row, column = np.unravel_index(np.nanargmax(image), image.shape)
     assert (table["x"][0], table["y"][0]) == pytest.approx((column, row), abs=1.0)
-    assert table["snr_ch2"][0] > 100
+    assert table["snr_ch2"][0] > 30
 
 
 def test_the_simulated_field_is_found_with_its_dropout_and_transient(tmp_path):
     from idfzarr.imaging.simulate import simulate
 
-    simulate(tmp_path, aors=12, objects=160, size=256, seed=3)
+    simulate(tmp_path, aors=9, objects=130, size=224, seed=3)
     truth = Table.read(tmp_path / "truth.ecsv")
 
     def number(file):
@@ -432,14 +436,16 @@ def test_the_simulated_field_is_found_with_its_dropout_and_transient(tmp_path):
     per_pixel = 1e-6 / (0.6 / 206264.806) ** 2 * 1e-6  # microjansky to MJy/sr
     significance = np.max(
         [
-            truth[f"flux_{c}"] * truth[f"energy_{c}_aper2"] * per_pixel
+            truth[f"flux_{c}"]
+            * truth[f"energy_{c}_aper2"]
+            * per_pixel
             / (np.nanmedian(stacks[c].err) * np.sqrt(np.pi * 9) * result.correlation[c])
             for c in stacks
         ],
         axis=0,
     )
     clear = alone & (significance > 10)
-    assert clear.sum() >= 10
+    assert clear.sum() >= 15
     assert np.mean(distance[clear] < 1.5) >= 0.95
     apart = cKDTree(np.stack([truth["x"], truth["y"]], axis=1))
     false = apart.query(np.stack([table["x"], table["y"]], axis=1))[0] > 3.0
@@ -467,7 +473,7 @@ def glimpse(data_folder, tmp_path_factory):
         pytest.skip("needs the program source-extractor")
     folder = tmp_path_factory.mktemp("sextractor")
     image = fits.getdata(data_folder / "glimpse_ch2_mosaic" / "spitzer_example_image.fits")
-    image = np.asarray(image, dtype=np.float32)
+    image = np.ascontiguousarray(image[:, :512], dtype=np.float32)
     blank = ~np.isfinite(image)
     image[blank] = np.nanmedian(image)
     fits.writeto(folder / "image.fits", image)
@@ -486,7 +492,7 @@ def test_a_real_crowded_field_is_seen_as_sextractor_sees_it(glimpse):
     # the filtered sky is 2.7 times wider than independent noise: their 3 sigma are near ours
     result = detect({"ch2": stack}, threshold=3.0, deblend_contrast=0.005)
     table = result.catalogue
-    assert len(theirs) > 3500
+    assert len(theirs) > 1500
     assert 0.9 < len(table) / len(theirs) < 1.1
     distance, row = nearest(table, theirs["XWIN_IMAGE"] - 1, theirs["YWIN_IMAGE"] - 1)
     assert np.mean(distance < 1) > 0.9

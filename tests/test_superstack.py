@@ -66,7 +66,9 @@ def frames(n, seed=0, *, drift=0.01, offset=0.2, roll=True, stars=STARS):
         light = np.asarray(light, dtype=np.float64) + np.zeros(SHAPE)
         variance = NOISE**2 + 0.01 * light
         flux = light + noise(rng) * np.sqrt(variance)
-        made.append(Frame(flux.astype(np.float32), variance.astype(np.float32), np.ones(SHAPE, bool)))
+        made.append(
+            Frame(flux.astype(np.float32), variance.astype(np.float32), np.ones(SHAPE, bool))
+        )
     return made
 
 

@@ -40,6 +40,7 @@ _ROUNDS = 3
 _CLIP = 4.0  # widths
 _GROW = 9  # pixels, side of the square around an object's pixel
 _LEAST_SKY = 0.3  # of the pixels: less is dark holes between objects
+_FEWEST = 4096  # pixels: in a smaller image the wings of one star are the noise
 _WINDOW = 9  # of those: 33 pixels, well above an object, well below a step in coverage
 
 
@@ -130,7 +131,7 @@ def _filtered_width(values: Single, hidden: Mask) -> float:
         # The wings of objects widen the sky: leave them out, as long as sky remains.
         objects = filtered > np.median(filtered[sky]) + _CLIP * width
         sky = ~hidden & ~ndimage.maximum_filter(objects, size=_GROW)
-        if np.count_nonzero(sky) < _LEAST_SKY * seen:
+        if np.count_nonzero(sky) < max(_LEAST_SKY * seen, _FEWEST):
             break
         width = sky_width(filtered[sky])
     return width

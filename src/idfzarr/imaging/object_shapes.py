@@ -33,9 +33,10 @@ _KRON_MAX = 8.0  # an exponential disc has 5; more is a neighbour or the sky
 _MIN_AXIS = 0.5  # pixels: less is one pixel's shape
 _MAX_SHIFT = 1.0  # pixels: a windowed centre that went farther went to a neighbour
 _FWHM_TO_SIGMA = 1.0 / 2.3548200450309493
-# A window as wide as the star, SExtractor's, is drawn to a neighbour 6 px away by up to a pixel; this
-# one by a tenth of that, and is as good for stars that stand alone.
+# A window as wide as the star, SExtractor's, is drawn to a neighbour 6 px away by up to a pixel; 0.65
+# of that by a tenth of it, and is as good for stars that stand alone, as long as it spans pixels.
 _WINDOW = 0.65
+_WINDOW_MIN = 2.4  # pixels, of full width
 _PROFILE_STEP = 0.5  # pixels
 _PROFILE_STEPS = 24
 _NEAR = 8.0  # pixels
@@ -52,7 +53,7 @@ class Shapes:
     Parameters
     ----------
     x, y
-        Windowed centroid (SExtractor's ``XWIN``, ``YWIN``, with a window of 0.65 of its width), 0-based
+        Windowed centroid (SExtractor's ``XWIN``, ``YWIN``, with a narrower window), 0-based
         pixels; the isophotal one where the windowed one left by more than a pixel.
     a, b, theta
         Second moments as an ellipse: pixels, radians from x to y.
@@ -160,7 +161,8 @@ def _windowed(
     data: NDArray[np.float32], x: Double, y: Double, fwhm: Double, hidden: Mask
 ) -> tuple[Double, Double]:
     """Refine centres with a Gaussian window, where that stays near."""
-    window = np.clip(_WINDOW * fwhm * _FWHM_TO_SIGMA, 0.5, 10.0)
+    width = np.maximum(_WINDOW * fwhm, np.minimum(fwhm, _WINDOW_MIN))
+    window = np.clip(width * _FWHM_TO_SIGMA, 0.5, 10.0)
     x_new, y_new, _ = sep.winpos(data, x, y, window, mask=hidden, subpix=5)
     near = np.hypot(x_new - x, y_new - y) <= _MAX_SHIFT  # False for NaN
     return np.where(near, x_new, x), np.where(near, y_new, y)

@@ -283,7 +283,9 @@ class Judge:
             who = which[there, column]
             apart = distance[there, column]
             # Far looser than any PSF, but a track goes on as bright as it began.
-            share = np.minimum((1.5 * self._sharpness.half_width / np.maximum(apart, 1.0)) ** 2, 1.0)
+            share = np.minimum(
+                (1.5 * self._sharpness.half_width / np.maximum(apart, 1.0)) ** 2, 1.0
+            )
             below = np.abs(cases["by_residual"][there]) <= share * height[who]
             kept[there] |= below & (apart <= reach[who])
         return kept

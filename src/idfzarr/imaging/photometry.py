@@ -27,7 +27,7 @@ from idfzarr.imaging.robust import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -337,7 +337,7 @@ def forced_photometry(
     sci
         (y, x) image. Without `annulus` its background must have been removed.
     x, y
-        Positions in pixels, 0 at the centre of the first pixel; numbers or arrays (n,).
+        Positions (n,) in pixels, 0 at the centre of the first pixel.
     methods
         Circular methods: aper1..aper8 or a radius in pixels, as r3.5.
     unc
@@ -375,7 +375,6 @@ def forced_photometry(
 
     Examples
     --------
-    >>> import numpy as np
     >>> sci = np.ones((40, 40))
     >>> table = forced_photometry(sci, [20.0], [18.5], methods=["aper3"], unc=0.1)
     >>> round(float(table["aper3_flux"][0]), 6)
@@ -387,6 +386,27 @@ def forced_photometry(
     if image.ndim != 2:
         msg = f"forced photometry needs an image (y, x), and sci has the shape {image.shape}"
         raise ImageShape(msg)
+    _require_circles(methods)
+    at = {"x": np.atleast_1d(x).astype(np.float64), "y": np.atleast_1d(y).astype(np.float64)}
+    frozen = freeze(at, methods, (image.shape[0], image.shape[1]))
+    good = None if mask is None else frozen.require_shape("the mask", mask) == 0
+    # Without unc, a variance of 1 gives the effective area by which the sky's scatter counts.
+    variance = np.ones(image.shape) if unc is None else _squared(frozen, unc)
+    sums = measure(frozen, image, variance, good)
+    if annulus is None:
+        return _as_table(at, frozen.methods, sums if unc is not None else _errorless(sums))
+    usable = np.isfinite(image) if good is None else np.isfinite(image) & good
+    sky = local_sky(np.where(usable, image, np.nan), at["x"], at["y"], annulus)
+    sums = _without_sky(sums, frozen, sky, noise_known=unc is not None)
+    at |= {"sky": sky.level, "sky_scatter": sky.scatter}
+    return _as_table(at, frozen.methods, sums)
+
+
+def _errorless(sums: Sums) -> Sums:
+    return replace(sums, flux_err=np.full_like(sums.flux_err, np.nan))
+
+
+def _require_circles(methods: Sequence[str]) -> None:
     scheme, statistics = sort_methods(methods)
     for method in (*scheme.methods, *statistics):
         if method_radius(method) is None:
@@ -395,21 +415,11 @@ def forced_photometry(
                 "use aper1..aper8 or a radius in pixels such as r3.5, or build a cube"
             )
             raise UsageError(msg)
-    at = (np.atleast_1d(x).astype(np.float64), np.atleast_1d(y).astype(np.float64))
-    frozen = freeze({"x": at[0], "y": at[1]}, methods, (image.shape[0], image.shape[1]))
-    good = None if mask is None else frozen.require_shape("the mask", mask) == 0
-    # Without unc, a variance of 1 gives the effective area by which the sky's scatter counts.
-    variance = np.ones(image.shape) if unc is None else _squared(frozen, unc)
-    sums = measure(frozen, image, variance, good)
-    if unc is None and annulus is None:
-        sums = replace(sums, flux_err=np.full_like(sums.flux_err, np.nan))
-    table = Table({"x": at[0], "y": at[1]}, copy=True)
-    if annulus is not None:
-        usable = np.isfinite(image) if good is None else np.isfinite(image) & good
-        sky = local_sky(np.where(usable, image, np.nan), at[0], at[1], annulus)
-        sums = _without_sky(sums, frozen, sky, noise_known=unc is not None)
-        table["sky"], table["sky_scatter"] = sky.level, sky.scatter
-    for m, method in enumerate(frozen.methods):
+
+
+def _as_table(columns: Mapping[str, NDArray[Any]], methods: Sequence[str], sums: Sums) -> Table:
+    table = Table(dict(columns), copy=True)
+    for m, method in enumerate(methods):
         table[f"{method}_flux"] = sums.flux[:, m]
         table[f"{method}_flux_err"] = sums.flux_err[:, m]
         table[f"{method}_flag"] = sums.flag[:, m]

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from idfzarr.errors import ChunkMissing, UnknownName, UsageError, closest
-from idfzarr.flags import flag_bit
 from idfzarr.lightcurve import Lightcurve
 from idfzarr.measurement import select_types
 from idfzarr.store.arrays import read_array
@@ -21,8 +20,9 @@ from idfzarr.store.plan import plan_cube
 from idfzarr.store.reader import PlainReader, ShardReader
 from idfzarr.store.recognise import channels_of_types, schema_of
 from idfzarr.store.root import read_root
-from idfzarr.store.schema import FLAG, FLUX, FLUX_ERR, LIGHTCURVES, VALUES, CubeSchema
+from idfzarr.store.schema import LIGHTCURVES, CubeSchema
 from idfzarr.store.store_writer import refuse_existing
+from idfzarr.store.values import flags_of, stacked
 from idfzarr.store.writer import CubeWriter
 
 if TYPE_CHECKING:
@@ -34,36 +34,6 @@ if TYPE_CHECKING:
     from idfzarr.store.reader import LightcurveReader
 
 __all__ = ["Cube", "create", "flags_of"]
-
-_NOT_BUILT = flag_bit("not_built")
-_NOT_OBSERVED = flag_bit("not_observed")
-_LOST = flag_bit("lost")
-_MOST_FLAG = 65535
-
-
-def flags_of(stored: NDArray[np.floating[Any]]) -> NDArray[np.uint16]:
-    """Return flags as they stand in the cube as uint16.
-
-    Parameters
-    ----------
-    stored
-        Float32, whole numbers from 0 to 65535, NaN where there is no chunk.
-
-    Returns
-    -------
-    ndarray of uint16
-        NaN becomes ``not_built``; what no flag can be becomes ``lost``.
-    """
-    if stored.size and stored.min() >= 0 and stored.max() <= _MOST_FLAG:  # False for NaN
-        flags: NDArray[np.uint16] = stored.astype(np.uint16)
-        if np.array_equal(flags, stored):
-            return flags
-    absent = np.isnan(stored)
-    whole = np.where(absent, 0, stored)
-    good = (whole >= 0) & (whole <= _MOST_FLAG) & (whole == np.floor(whole))
-    flags = np.where(good, whole, _LOST).astype(np.uint16)
-    flags[absent] = _NOT_BUILT
-    return flags
 
 
 class Cube:
@@ -449,7 +419,7 @@ class Cube:
             A shape or a flag is wrong, or the cube is open for reading only.
         """
         writer = self.writer
-        values = _stacked(flux, flux_err, flag)
+        values = stacked(flux, flux_err, flag)
         _, n_types, _, n_aors = self.shape
         if values.ndim != 4 or values.shape[1::2] != (n_types, n_aors):
             msg = f"a block of {self.path} is (object, {n_types}, {n_aors}), not {np.shape(flux)}"
@@ -490,7 +460,7 @@ class Cube:
         """
         writer = self.writer
         row, column = self.row(object_id), self.column(type)
-        values = _stacked(flux, flux_err, flag)
+        values = stacked(flux, flux_err, flag)
         if values.shape != self.shape[2:]:
             msg = (
                 f"a lightcurve of {self.path} has {self.shape[3]} AORs, not shape {np.shape(flux)}"
@@ -512,31 +482,6 @@ class Cube:
                 yield
             finally:
                 self._reader.forget(shard)
-
-
-def _stacked(
-    flux: ArrayLike, flux_err: ArrayLike | None, flag: ArrayLike | None
-) -> NDArray[np.float32]:
-    """Return flux, error and flag along a new axis before the last."""
-    values = np.asarray(flux)
-    error = np.broadcast_to(np.float32(np.nan), values.shape) if flux_err is None else flux_err
-    bits = np.broadcast_to(np.uint16(0), values.shape) if flag is None else np.asarray(flag)
-    if np.shape(error) != values.shape or bits.shape != values.shape or values.ndim == 0:
-        msg = (
-            f"flux, flux_err and flag must have one shape, not {values.shape}, {np.shape(error)} "
-            f"and {bits.shape}"
-        )
-        raise UsageError(msg)
-    if bits.dtype != np.uint16 and not np.array_equal(bits, flags_of(bits.astype(np.float64))):
-        msg = f"flags must be whole numbers from 0 to {_MOST_FLAG}; see idfzarr.flags.FLAGS"
-        raise UsageError(msg)
-    shape = (*values.shape[:-1], len(VALUES), values.shape[-1])
-    out = np.empty(shape, dtype=np.float32)
-    out[..., FLUX, :] = values
-    out[..., FLUX_ERR, :] = error
-    out[..., FLAG, :] = bits
-    out[..., FLAG, :][~np.isfinite(out[..., FLUX, :]) & (bits == 0)] = _NOT_OBSERVED
-    return out
 
 
 def _nearest_ids(wanted: object, ids: NDArray[np.int64]) -> str:
