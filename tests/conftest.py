@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import matplotlib as mpl
 import pytest
 from hypothesis import HealthCheck, settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 mpl.use("Agg")  # no test may want a screen
 
@@ -65,3 +69,89 @@ def small_store(tmp_path_factory: pytest.TempPathFactory) -> SmallStore:
     simulate(images, aors=aors, objects=objects, size=128, seed=11)
     build(images, store)
     return SmallStore(images=images, store=store, aors=aors, objects=objects)
+
+
+TINY = {"aors": 4, "objects": 12, "size": 64, "seed": 5}
+TINY_TYPES = "ch1_aper2_*,ch2_aper2_original"
+
+
+@pytest.fixture(scope="session")
+def tiny_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Simulate the smallest field once per session; tests copy what they want to change."""
+    from idfzarr.imaging.simulate import simulate
+
+    folder = tmp_path_factory.mktemp("tiny") / "images"
+    simulate(folder, **TINY)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_store(tiny_images: Path) -> SmallStore:
+    """Build the smallest field once per session, three types in shards of four objects."""
+    from idfzarr.build.pipeline import build
+
+    store = tiny_images.parent / "field.zarr"
+    report = build(tiny_images, store, types=TINY_TYPES, shard_objects=4, scheduler="synchronous")
+    return SmallStore(images=tiny_images, store=store, aors=TINY["aors"], objects=report.n_objects)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def run_cli(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> Callable[..., Ended]:
+    """Return what runs the command line in this process; no command may show a traceback."""
+    from idfzarr.cli import main
+
+    def run(*arguments: object) -> Ended:
+        capsys.readouterr()
+        caplog.clear()
+        with pytest.raises(SystemExit, match=r"") as end:
+            main([str(argument) for argument in arguments])
+        said = capsys.readouterr()
+        assert "Traceback" not in said.out + said.err
+        assert [r.getMessage() for r in caplog.records if r.exc_info] == []
+        return Ended(int(end.value.code or 0), said.out, said.err)
+
+    return run
+
+
+def _tree(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.fixture(scope="session")
+def tree() -> Callable[[Path], dict[str, bytes]]:
+    """Return what reads every file below a folder."""
+    return _tree
+
+
+@pytest.fixture(scope="session")
+def chunks() -> Callable[[Path], dict[str, bytes]]:
+    """Return what reads a store without what differs from build to build: uuid, time, crc32c."""
+    import json
+
+    def read(store: Path) -> dict[str, bytes]:
+        found = _tree(store)
+        root = json.loads(found.pop("zarr.json"))
+        for name in ("uuid", "created"):
+            assert root["attributes"]["idfzarr"].pop(name)
+        root["attributes"]["idfzarr"] = {
+            k: v for k, v in root["attributes"]["idfzarr"].items() if "crc" not in k
+        }
+        assert sum(name.startswith("lightcurves/c/") for name in found) > 0
+        return found | {"zarr.json": json.dumps(root, sort_keys=True).encode()}
+
+    return read

@@ -38,7 +38,11 @@ def tasks(function=double_or_fail, count=6):
 def test_every_task_has_an_outcome_in_order(scheduler) -> None:
     told = []
     outcomes = run_tasks(
-        "doubling", tasks(), scheduler=scheduler, workers=2, progress=lambda *told_: told.append(told_)
+        "doubling",
+        tasks(),
+        scheduler=scheduler,
+        workers=2,
+        progress=lambda *told_: told.append(told_),
     )
     assert [outcome.name for outcome in outcomes] == [f"task {n}" for n in range(6)]
     assert [outcome.result for outcome in outcomes] == [0, 2, 4, None, None, 10]
@@ -78,7 +82,10 @@ def test_a_cluster_runs_tasks_and_survives_a_dead_worker() -> None:
     distributed = pytest.importorskip("distributed")
     import dask
 
-    quiet = {"distributed.scheduler.allowed-failures": 0, "distributed.logging.distributed": "critical"}
+    quiet = {
+        "distributed.scheduler.allowed-failures": 0,
+        "distributed.logging.distributed": "critical",
+    }
     with (
         dask.config.set(quiet),
         distributed.LocalCluster(

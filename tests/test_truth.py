@@ -53,7 +53,9 @@ def constant_isolated(field: Field, channel: str, method: str) -> list[int]:
     circle = "aper5" if method == "auto" else method
     alone = np.abs(table[f"contamination_{channel}_{circle}"]) < CONTAMINATION
     chosen = ~np.asarray(table["varies"], bool) & np.asarray(table["isolated"], bool) & alone
-    return [int(k) for k in np.flatnonzero(chosen) if field.rows[k] >= 0 and isolated[field.rows[k]]]
+    return [
+        int(k) for k in np.flatnonzero(chosen) if field.rows[k] >= 0 and isolated[field.rows[k]]
+    ]
 
 
 def true_flux(field: Field, k: int, channel: str, method: str) -> float:
@@ -169,9 +171,7 @@ def test_clean_leaves_constant_stars_and_takes_the_hits(field) -> None:
         variance = _variance(own, placed, image)
         cleaned = clean(image, variance, ~placed.good, own.reference)
         hits = field.truth.hits_of(names.index(files.aor), files.channel)
-        strong = placed.good[hits.y, hits.x] & (
-            hits.amount > 5 * np.sqrt(variance[hits.y, hits.x])
-        )
+        strong = placed.good[hits.y, hits.x] & (hits.amount > 5 * np.sqrt(variance[hits.y, hits.x]))
         for number in np.unique(hits.number[strong]):
             pixels = hits.number == number
             peak = np.argmax(np.where(pixels, hits.amount, -np.inf))

@@ -31,7 +31,9 @@ app = typer.Typer(
 
 INTERRUPTED = 130
 
-Store = Annotated[Path, typer.Argument(help="The store, for example field.zarr.", show_default=False)]
+Store = Annotated[
+    Path, typer.Argument(help="The store, for example field.zarr.", show_default=False)
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 
@@ -113,7 +115,7 @@ def simulate(
 
 
 @app.command()
-def build(  # noqa: PLR0913  # one parameter an option
+def build(  # one parameter an option
     images: Annotated[Path, typer.Argument(help="Folder of mosaics.", show_default=False)],
     store: Store,
     types: Annotated[

@@ -48,25 +48,40 @@ class FlagDefinition:
 
 FLAGS: tuple[FlagDefinition, ...] = (
     FlagDefinition(1, "edge", "the aperture reaches beyond the mosaic", bad=True),
-    FlagDefinition(2, "masked_pixels", "the aperture holds pixels that are masked or not finite", bad=False),
+    FlagDefinition(
+        2, "masked_pixels", "the aperture holds pixels that are masked or not finite", bad=False
+    ),
     FlagDefinition(
         4, "low_coverage", "less than 98 % of the source's profile lies on good pixels", bad=True
     ),
     FlagDefinition(8, "saturated", "the aperture holds saturated pixels", bad=True),
     FlagDefinition(16, "neighbour", "the aperture holds pixels of another object", bad=False),
     FlagDefinition(32, "deblended", "the object was separated from a blend", bad=False),
-    FlagDefinition(64, "background_failed", "the background of the mosaic could not be measured", bad=True),
     FlagDefinition(
-        128, "aor_bad", "the AOR is off: pointing, zero point or noise far from the others", bad=True
+        64, "background_failed", "the background of the mosaic could not be measured", bad=True
     ),
-    FlagDefinition(256, "not_observed", "no good pixel of this AOR and channel in the aperture", bad=True),
+    FlagDefinition(
+        128,
+        "aor_bad",
+        "the AOR is off: pointing, zero point or noise far from the others",
+        bad=True,
+    ),
+    FlagDefinition(
+        256, "not_observed", "no good pixel of this AOR and channel in the aperture", bad=True
+    ),
     FlagDefinition(512, "not_built", "never measured: the cube has no chunk here yet", bad=True),
-    FlagDefinition(1024, "cosmic_ray", "a cosmic ray lies in the aperture and in the flux", bad=True),
+    FlagDefinition(
+        1024, "cosmic_ray", "a cosmic ray lies in the aperture and in the flux", bad=True
+    ),
     FlagDefinition(2048, "cleaned", "a cosmic ray in the aperture was replaced", bad=False),
     FlagDefinition(4096, "lost", "damaged on disk and not to be mended", bad=True),
-    FlagDefinition(8192, "undefined", "the measurement has no value here, as a ratio to nothing", bad=True),
+    FlagDefinition(
+        8192, "undefined", "the measurement has no value here, as a ratio to nothing", bad=True
+    ),
     FlagDefinition(16384, "noise_model", "no unc mosaic: errors from a noise model", bad=False),
-    FlagDefinition(32768, "external", "flagged as bad by the catalogue it was imported from", bad=True),
+    FlagDefinition(
+        32768, "external", "flagged as bad by the catalogue it was imported from", bad=True
+    ),
 )
 """All flags, in the order of their bits."""
 

@@ -243,7 +243,9 @@ class Lightcurve:
         flux = self.flux.astype(np.float64) * factor
         error = self.flux_err.astype(np.float64) * scale * factor
         if self.zeropoint_err is not None:
-            error = np.hypot(error, flux * _filled(self.zeropoint_err, 0.0) / _MAG_PER_RELATIVE_ERROR)
+            error = np.hypot(
+                error, flux * _filled(self.zeropoint_err, 0.0) / _MAG_PER_RELATIVE_ERROR
+            )
         return replace(
             self,
             flux=flux.astype(np.float32),

@@ -165,7 +165,7 @@ def parse_measurement(name: str) -> Measurement:
     3.5
     """
     parts = name.split("_")
-    if len(parts) != 3:  # noqa: PLR2004
+    if len(parts) != 3:
         msg = f"{name!r} is no measurement type: it must be CHANNEL_METHOD_IMAGE, as ch1_auto_original"
         raise UsageError(msg)
     channel, method, image = parts

@@ -81,9 +81,7 @@ class _CubeArray(BackendArray):  # type: ignore[misc]  # xarray leaves its metho
 
     def _read(self, key: tuple[Any, ...]) -> NDArray[Any]:
         """Read orthogonally: each of the three indices an integer, a slice or an array."""
-        rows, columns, aors = (
-            _positions(one, n) for one, n in zip(key, self.shape, strict=True)
-        )
+        rows, columns, aors = (_positions(one, n) for one, n in zip(key, self.shape, strict=True))
         names = [self._cube.types[c] for c in np.unique(columns)]
         block = self._cube.block(rows.tolist(), names)[:, :, self._value]
         order = np.searchsorted(np.unique(columns), columns)
@@ -117,7 +115,11 @@ def _variables(cube: Cube) -> dict[str, xr.Variable]:
             "flag_meanings": flag_meanings(),
         },
     }
-    shard = {"object": cube.schema.layout.shard_objects, "type": cube.shape[1], "aor": cube.shape[3]}
+    shard = {
+        "object": cube.schema.layout.shard_objects,
+        "type": cube.shape[1],
+        "aor": cube.shape[3],
+    }
     variables = {}
     for position, name in enumerate(VALUES):
         told = attributes[name] | ({"units": unit} if unit and name != "flag" else {})
@@ -190,5 +192,3 @@ class IdfzarrBackend(BackendEntrypoint):
     def guess_can_open(self, filename_or_obj: Any) -> bool:
         """Say nothing: plain ``xr.open_dataset(path)`` goes on meaning Zarr."""
         return False
-
-

@@ -151,9 +151,7 @@ def rank_store(
     highest = values[np.arange(len(values)), best]
     order = np.argsort(-highest, kind="stable")
     order = order[np.isfinite(highest[order])][:top]
-    rows = tuple(
-        _row(cube, measured, int(row), columns[best[row]], by) for row in order
-    )
+    rows = tuple(_row(cube, measured, int(row), columns[best[row]], by) for row in order)
     units = {str(cube.coordinate("unit")[c]) for c in columns}
     return Ranking(by, tuple(names), units.pop() if len(units) == 1 else "", rows)
 

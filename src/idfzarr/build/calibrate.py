@@ -167,7 +167,7 @@ def calibrate(
             progress("calibrating", done, layout.n_types)
     writer.write_table("catalogue", {COMPARISON_FLUX: kept}, dims=("object", "type"))
     notes = []
-    if fewest < 3:  # noqa: PLR2004  # idfzarr.analysis.calibration.FEWEST_STARS
+    if fewest < 3:  # idfzarr.analysis.calibration.FEWEST_STARS
         notes.append("too few comparison stars in some types: no zero point is applied there")
     return zeropoint, zeropoint_err, notes
 
@@ -183,9 +183,7 @@ def _zero_points(
     error = values[:, 1] * np.where(np.isfinite(noise_scale), noise_scale, 1.0).astype(np.float64)
     flag = flags_of(values[:, 2])
     if frozen is not None:
-        return frozen_zeropoint(
-            flux, error, flag, comparison=np.isfinite(frozen), mean_flux=frozen
-        )
+        return frozen_zeropoint(flux, error, flag, comparison=np.isfinite(frozen), mean_flux=frozen)
     good = ((flag & BAD_FLAGS) == 0) & np.isfinite(flux) & (error > 0)
     signal = _median_ratio(flux, error, good)
     # near the top of the converter a star is not linear even where no pixel reaches it
@@ -268,8 +266,7 @@ def write_variability(
     )
     refuse_failures("variability", outcomes)
     columns = {
-        s.name: np.concatenate([outcome.result[s.name] for outcome in outcomes])
-        for s in STATISTICS
+        s.name: np.concatenate([outcome.result[s.name] for outcome in outcomes]) for s in STATISTICS
     }
     columns["score"] = _scores(columns)
     units = [str(u) for u in writer.read_array("unit")]
@@ -320,10 +317,9 @@ def refuse_failures(step: str, outcomes: Any) -> None:
     failed = [outcome for outcome in outcomes if not outcome.ok]
     if failed:
         named = "; ".join(f"{o.name}: {o.reason}" for o in failed[:3])
-        more = f" and {len(failed) - 3} more" if len(failed) > 3 else ""  # noqa: PLR2004
+        more = f" and {len(failed) - 3} more" if len(failed) > 3 else ""
         msg = (
             f"{len(failed)} of {len(outcomes)} tasks of the step {step!r} failed ({named}{more}); mend "
             "what they name and run the same command again: what is done is kept"
         )
         raise BuildFailed(msg)
-

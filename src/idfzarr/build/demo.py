@@ -261,9 +261,7 @@ def _chosen(truth: Truth, cube: Cube, recovery: Recovery, ranking: Ranking) -> l
     return list(kinds.values())[:_DRAWN]
 
 
-def _draw(
-    path: Path, truth: Truth, cube: Cube, recovery: Recovery, ranking: Ranking
-) -> None:
+def _draw(path: Path, truth: Truth, cube: Cube, recovery: Recovery, ranking: Ranking) -> None:
     """Draw recovered lightcurves over the true ones."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -293,13 +291,20 @@ def _draw_one(axis: Any, truth: Truth, cube: Cube, row: int, object_id: int) -> 
         lc = cube.lightcurve(object_id, f"{channel}_{_METHOD}").calibrated().good()
         colour = _COLOURS.get(channel, "black")
         order = np.argsort(truth.mjd[:, c])
-        share = float(told[f"energy_{channel}_{_METHOD.split('_')[0]}"])
+        share = float(told[f"energy_{channel}_{_METHOD.split('_', maxsplit=1)[0]}"])
         true = truth.flux[row, c] * share * np.median(truth.zeropoint[:, c])
         axis.plot(
             truth.mjd[order, c], true[order], color=colour, lw=1, alpha=0.6, label=f"{channel} true"
         )
         axis.errorbar(
-            lc.mjd, lc.flux, lc.flux_err, fmt=".", ms=4, lw=0.8, color=colour, label=f"{channel} measured"
+            lc.mjd,
+            lc.flux,
+            lc.flux_err,
+            fmt=".",
+            ms=4,
+            lw=0.8,
+            color=colour,
+            label=f"{channel} measured",
         )
     axis.set_title(f"object {object_id}: {told['variable']}", fontsize=10)
     axis.set_xlabel("MJD (UTC) [d]")

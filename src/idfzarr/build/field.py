@@ -215,9 +215,7 @@ def _psf(
         return None
 
 
-def _fwhm(
-    writer: CubeWriter, psf: NDArray[np.float64] | None, bright: NDArray[np.intp]
-) -> float:
+def _fwhm(writer: CubeWriter, psf: NDArray[np.float64] | None, bright: NDArray[np.intp]) -> float:
     """Return the full width at half maximum of the PSF, or of the objects where it is not known."""
     if psf is not None:
         fine = zoom(psf, _FINER, order=3)
@@ -234,7 +232,9 @@ def _needed_psf(
     if all(m.method != "psf" for m in measurements):
         return None
     if psf is None:
-        msg = f"no PSF can be measured on {where}, too few stars stand alone: leave out the psf types"
+        msg = (
+            f"no PSF can be measured on {where}, too few stars stand alone: leave out the psf types"
+        )
         raise UsageError(msg)
     return psf
 
@@ -250,4 +250,3 @@ def _area(m: Measurement, frozen: FrozenApertures, psf: NDArray[np.float64] | No
         return math.pi * m.radius**2
     areas = frozen.area[:, frozen.methods.index(m.method)]
     return float(np.median(areas[areas > 0])) if (areas > 0).any() else math.nan
-

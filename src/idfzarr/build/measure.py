@@ -107,9 +107,7 @@ def measure_mosaic(
     image, plane = _without_sky(field, placed)
     variance = _variance(field, placed, image)
     offset = _offset(field, image, good)
-    cleaned = (
-        None if field.reference is None else clean(image, variance, ~good, field.reference)
-    )
+    cleaned = None if field.reference is None else clean(image, variance, ~good, field.reference)
     block = _measure_types(field, image, variance, placed, cleaned, factor)
     is_off = math.hypot(offset.dx, offset.dy) > max_offset  # False where it is not known
     common = (0 if plane.ok else flag_bit("background_failed")) | (
@@ -218,7 +216,11 @@ def _measure_ratios(
 ) -> None:
     """Fill in the robust statistics of mosaic over superstack."""
     level = field.flux[field.sky]
-    least = _RATIO_LEAST * 1.4826 * float(np.median(np.abs(level - np.median(level)))) if level.size else 0.0
+    least = (
+        _RATIO_LEAST * 1.4826 * float(np.median(np.abs(level - np.median(level))))
+        if level.size
+        else 0.0
+    )
     defined = field.flux > max(least, 0.0)
     ratio = np.divide(image, field.flux, out=np.zeros_like(image), where=defined)
     sums = measure_ratio(field.frozen, ratio, good & defined)

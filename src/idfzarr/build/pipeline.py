@@ -207,7 +207,7 @@ def _already_built(writer: CubeWriter, survey: Survey) -> BuildReport:
     if new:
         msg = (
             f"{cube.path} is built from {len(there)} AORs, and the images hold {len(new)} more "
-            f"({', '.join(new[:5])}{', ...' if len(new) > 5 else ''}): build them into a new store"  # noqa: PLR2004
+            f"({', '.join(new[:5])}{', ...' if len(new) > 5 else ''}): build them into a new store"
         )
         raise SettingsDiffer(msg)
     writer.remove_staging()
@@ -295,9 +295,7 @@ class _Build:
         self.writer.write_table("catalogue", _columns(detection))
         self.writer.ledger.append("note", field=digest, n_objects=len(detection.catalogue))
 
-    def _superstack(
-        self, channel: str, grid: Grid, registered: Sequence[Registered]
-    ) -> Superstack:
+    def _superstack(self, channel: str, grid: Grid, registered: Sequence[Registered]) -> Superstack:
         own = [r for r in registered if r.source.files.channel == channel]
         label = f"superstack of {channel}"
 
@@ -359,9 +357,7 @@ class _Build:
             staging_aors=_batch_size(n_objects, n_types, len(aors.name)),
         )
 
-    def _measure(
-        self, writer: CubeWriter, registered: Sequence[Registered], factor: float
-    ) -> int:
+    def _measure(self, writer: CubeWriter, registered: Sequence[Registered], factor: float) -> int:
         """Stage the batches that are not staged; return how many AORs were measured."""
         if _all_done(writer):
             return 0

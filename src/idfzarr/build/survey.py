@@ -186,7 +186,11 @@ def survey_images(
     ]
     without_row = [_fault(s.aor, s.channel, s.reason) for s in aors.without_row]
     gone = {(s.aor, s.channel) for s in without_row}
-    kept = [k for k, m in enumerate(usable) if m.aor in set(aors.name) and (m.aor, m.channel) not in gone]
+    kept = [
+        k
+        for k, m in enumerate(usable)
+        if m.aor in set(aors.name) and (m.aor, m.channel) not in gone
+    ]
     return Survey(
         mosaics=tuple(usable[k] for k in kept),
         headers=tuple(headers[k] for k in kept),

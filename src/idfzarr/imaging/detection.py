@@ -44,8 +44,8 @@ THRESHOLD = 4.0
 
 _MIN_AREA = 5  # pixels above the threshold, as in SExtractor's default.sex
 _DEBLEND_LEVELS = 32
-# SExtractor's default of 0.005 of the parent's flux loses a fifth of the objects of a field like the
-# IDF in the wings of bright stars; down to this value nothing but objects is gained there.
+# SExtractor's default of 0.005 of the parent's flux loses a fifth of the objects of a field like
+# the IDF in the wings of bright stars; down to this value nothing but objects is gained there.
 _DEBLEND_CONTRAST = 0.0002
 _MATCH_RADIUS = 2.0  # pixels
 _OWN_PEAK = 0.1  # of the peak it lies under: below, a bump in one channel is that object's shape

@@ -33,8 +33,9 @@ _KRON_MAX = 8.0  # an exponential disc has 5; more is a neighbour or the sky
 _MIN_AXIS = 0.5  # pixels: less is one pixel's shape
 _MAX_SHIFT = 1.0  # pixels: a windowed centre that went farther went to a neighbour
 _FWHM_TO_SIGMA = 1.0 / 2.3548200450309493
-# A window as wide as the star, SExtractor's, is drawn to a neighbour 6 px away by up to a pixel; 0.65
-# of that by a tenth of it, and is as good for stars that stand alone, as long as it spans pixels.
+# A window as wide as the star, SExtractor's, is drawn to a neighbour 6 px away by up to a pixel;
+# 0.65 of that by a tenth of it, and is as good for stars that stand alone, as long as it spans
+# pixels.
 _WINDOW = 0.65
 _WINDOW_MIN = 2.4  # pixels, of full width
 _PROFILE_STEP = 0.5  # pixels

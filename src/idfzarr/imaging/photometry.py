@@ -48,8 +48,9 @@ LOW_COVERAGE = 0.98
 LOW_STATISTIC_COVERAGE = 0.5
 """The same for robust statistics, which a missing pixel does not bias: share of their pixels."""
 
-# An aperture with less than this share of its area on good pixels was not observed.
-_NOTHING = 1e-9
+# An aperture with less than this share of its area on good pixels was not observed. The area on
+# bad pixels is summed from weights in float32, each off by up to 6e-8 of itself.
+_NOTHING = 1e-6
 # Objects whose annuli or pixel lists are gathered at once.
 _CHUNK = 4096
 

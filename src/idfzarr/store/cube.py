@@ -21,6 +21,7 @@ from idfzarr.store.reader import PlainReader, ShardReader
 from idfzarr.store.recognise import channels_of_types, schema_of
 from idfzarr.store.root import read_root
 from idfzarr.store.schema import LIGHTCURVES, CubeSchema
+from idfzarr.store.sky import cone_rows
 from idfzarr.store.store_writer import refuse_existing
 from idfzarr.store.values import flags_of, stacked
 from idfzarr.store.writer import CubeWriter
@@ -203,6 +204,37 @@ class Cube:
             return self._columns[type]
         except (KeyError, TypeError):
             raise self._unknown(None, type) from None
+
+    def cone(self, ra: float, dec: float, radius: float) -> NDArray[np.int64]:
+        """Return the ids of the objects within a cone on the sky, the nearest first.
+
+        Parameters
+        ----------
+        ra, dec
+            Its middle, degrees, ICRS.
+        radius
+            Arcseconds.
+
+        Returns
+        -------
+        ndarray of int64
+            Empty where nothing is that near.
+
+        Raises
+        ------
+        NoSkyCoordinates
+            The frames had no WCS.
+        UsageError
+            The centre or the radius is none.
+        """
+        rows = cone_rows(
+            self.coordinate("ra"),
+            self.coordinate("dec"),
+            centre=(ra, dec),
+            radius=radius,
+            where=self.path,
+        )
+        return self.objects[rows]
 
     def _unknown(self, object_id: Any, type_: Any) -> UnknownName:
         known = isinstance(object_id, Hashable) and object_id in self._rows

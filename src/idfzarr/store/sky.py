@@ -77,7 +77,7 @@ def cone_rows(
         The centre or the radius is no number, or out of range.
     """
     require_sky(ra, where=where)
-    if not (math.isfinite(centre[0]) and -90 <= centre[1] <= 90):  # noqa: PLR2004
+    if not (math.isfinite(centre[0]) and -90 <= centre[1] <= 90):
         msg = f"a cone around ra {centre[0]}, dec {centre[1]} is none: give degrees, dec -90 to 90"
         raise UsageError(msg)
     if not 0 <= radius <= 180 * 3600:
