@@ -47,16 +47,14 @@ def matched(cube, truth):
     return [(k, int(n)) for k, n in enumerate(nearest) if away[k, n] < 1.0]
 
 
-def constant_stars(cube, truth, channel, least):
-    """Return pairs of isolated constant stars that stand out of the noise."""
+def constant_objects(cube, truth, channel, least):
+    """Return pairs of isolated constant objects that stand out of the noise."""
     table = truth.table
+    signal = cube.table("catalogue")[f"snr_{channel}"]
     return [
         (k, row)
         for k, row in matched(cube, truth)
-        if table["isolated"][k]
-        and not table["varies"][k]
-        and str(table["kind"][k]) == "star"
-        and cube.table("catalogue")[f"snr_{channel}"][row] > least
+        if table["isolated"][k] and not table["varies"][k] and signal[row] > least
     ]
 
 
@@ -74,7 +72,9 @@ def test_plain_xarray_and_zarr_read_the_cube_of_a_build_without_a_warning(
         with xr.open_zarr(small_store.store, consolidated=consolidated) as ds:
             assert ds["lightcurves"].dims == ("object", "type", "value", "aor")
             assert ds["lightcurves"].dtype == np.float32
-            assert np.array_equal(ds["lightcurves"].to_numpy(), values, equal_nan=True)
+            # zarr-python takes milliseconds a chunk: every fifth object, all their types
+            part = ds["lightcurves"][::5]
+            assert np.array_equal(part.to_numpy(), values[::5], equal_nan=True)
             for name in cube.coordinate_names:
                 known = cube.coordinate(name)
                 assert name in ds.coords
@@ -87,7 +87,9 @@ def test_plain_xarray_and_zarr_read_the_cube_of_a_build_without_a_warning(
             column = cube.types.index("ch2_auto_clean")
             assert np.array_equal(one.to_numpy(), values[3, column, 0], equal_nan=True)
         group = zarr.open_group(small_store.store, mode="r", use_consolidated=consolidated)
-        assert np.array_equal(group["lightcurves"][...], values, equal_nan=True)
+        assert group["lightcurves"].shape == values.shape
+        for row in (1, len(values) - 1):
+            assert np.array_equal(group["lightcurves"][row], values[row], equal_nan=True)
     assert [str(w.message) for w in caught if issubclass(w.category, UserWarning)] == []
 
 
@@ -120,12 +122,15 @@ def test_the_engine_and_single_lightcurves_agree_with_the_cube(cube, small_store
 
 
 def test_fluxes_are_those_of_photutils_on_the_mosaics(cube, small_store, truth):
-    """The background is the truth's plane, the apertures photutils': nothing of ours but x, y."""
+    """Nothing of ours but x, y: the background is the truth's plane, the apertures photutils'.
+
+    Ours may differ by what either knows of the background: one small value per unit of area, the
+    same in apertures of any size.
+    """
     values = cube.block()
     y, x = np.mgrid[:128, :128]
     middle = (128 - 1) / 2
     places = np.stack([cube.coordinate("x"), cube.coordinate("y")], axis=1)
-    inside = (np.abs(places - middle) < middle - 8).all(axis=1)
     compared = 0
     for a, name in enumerate(cube.coordinate("aor_name")):
         for c, channel in enumerate(cube.channels):
@@ -134,45 +139,47 @@ def test_fluxes_are_those_of_photutils_on_the_mosaics(cube, small_store, truth):
             level, slope_x, slope_y = truth.background[a, c]
             image = sci - (level + slope_x * (x - middle) + slope_y * (y - middle))
             bad = ~np.isfinite(sci) | ~(cov > 0)
-            for k in (2, 3):
-                radius = APERTURE_RADII[k - 1]
-                found = aperture_photometry(image, CircularAperture(places, radius), mask=bad)
+            beside, error, whole = [], [], np.ones(len(places), dtype=bool)
+            for k in (1, 2, 3):
+                circles = CircularAperture(places, APERTURE_RADII[k - 1])
+                found = aperture_photometry(image, circles, mask=bad)["aperture_sum"].value
+                whole &= aperture_photometry(bad.astype(float), circles)["aperture_sum"] == 0
                 column = cube.types.index(f"{channel}_aper{k}_original")
-                flux, error = values[:, column, 0, a], values[:, column, 1, a]
-                away = (flux - found["aperture_sum"] * FACTOR) / np.hypot(error, 0.01 * flux)
-                # what is left is how well either knows the background
-                assert np.abs(away[inside]).max() < 3
-                assert abs(np.median(away[inside])) < 0.7
-                bright = inside & (flux > 50 * error)
-                ratio = flux[bright] / (found["aperture_sum"][bright] * FACTOR)
-                assert np.abs(ratio - 1).max() < 0.02
-                compared += int(bright.sum())
-    assert compared > 40
+                beside.append((values[:, column, 0, a] - found * FACTOR) / circles.area)
+                error.append(values[:, column, 1, a] / circles.area)
+            whole &= (np.abs(places - middle) < middle - 8).all(axis=1)
+            assert whole.sum() > 15
+            assert np.abs(beside[2][whole]).max() < 4 * np.median(error[2][whole])
+            assert np.abs(np.median(beside[2][whole])) < 2 * np.median(error[2][whole])
+            for one in beside[:2]:
+                assert np.abs(one - beside[2])[whole].max() < 0.1 * np.median(error[2][whole])
+            compared += int(whole.sum())
+    assert compared > 200
 
 
-@pytest.mark.parametrize("channel", ["ch1", "ch2"])
-def test_isolated_constant_stars_have_their_true_flux_in_every_aperture(cube, truth, channel):
-    c = truth.channel_index(channel)
-    pairs = constant_stars(cube, truth, channel, least=50)
-    assert len(pairs) >= 3
-    for k, row in pairs:
-        for n in (1, 2, 3, 4):
-            lc = cube.lightcurve(int(cube.objects[row]), f"{channel}_aper{n}_clean")
-            lc = lc.calibrated().good()
-            assert len(lc) >= 4
-            true = (
-                np.median(truth.flux[k, c])
-                * float(truth.table[f"energy_{channel}_aper{n}"][k])
-                * np.median(truth.zeropoint[:, c])
-            )
-            assert np.median(lc.flux) == pytest.approx(true, rel=0.03)
+def test_isolated_constant_objects_have_their_true_flux_in_every_aperture(cube, truth):
+    compared = 0
+    for c, channel in enumerate(truth.channels):
+        for k, row in constant_objects(cube, truth, channel, least=200):
+            for n in (1, 2, 3, 4):
+                lc = cube.lightcurve(int(cube.objects[row]), f"{channel}_aper{n}_clean")
+                lc = lc.calibrated().good()
+                assert len(lc) >= 4
+                true = (
+                    np.median(truth.flux[k, c])
+                    * float(truth.table[f"energy_{channel}_aper{n}"][k])
+                    * np.median(truth.zeropoint[:, c])
+                )
+                assert np.median(lc.flux) == pytest.approx(true, rel=0.03)
+                compared += 1
+    assert compared >= 8
 
 
 def test_sums_grow_with_the_aperture_and_errors_with_them(cube, truth):
     names = [f"ch1_aper{n}_original" for n in range(1, 6)]
     columns = [cube.types.index(name) for name in names]
     values = cube.block()[:, columns]
-    rows = [row for _, row in constant_stars(cube, truth, "ch1", least=50)]
+    rows = [row for _, row in constant_objects(cube, truth, "ch1", least=50)]
     assert rows
     assert (np.diff(np.median(values[rows, :, 0], axis=2), axis=1) > 0).all()
     good = np.isfinite(values[:, :, 1])
@@ -281,7 +288,7 @@ def test_every_scheduler_writes_the_same_bytes(tiny_store, tmp_path, chunks, sch
         types="ch1_aper2_*,ch2_aper2_original",
         shard_objects=4,
         scheduler=scheduler,
-        workers=2,
+        workers=1 if scheduler == "processes" else 2,
     )
     ours, theirs = chunks(store), chunks(tiny_store.store)
     assert sum(name.startswith("lightcurves/c/") for name in ours) == -(-tiny_store.objects // 4)
@@ -321,14 +328,14 @@ def test_nothing_can_be_read_before_the_end_and_an_interrupted_build_goes_on(
         assert not (store / "zarr.json").exists()
         seen.append(label)
         if label == step and done == max(1, total // 2):
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt("stop here")
 
-    with pytest.raises(KeyboardInterrupt, match=""):
+    with pytest.raises(KeyboardInterrupt, match="stop here"):
         build(tiny_store.images, store, progress=interrupt, **how)
     assert step in seen
     with pytest.raises(UnfinishedStore, match="not finished: its build has not been published"):
         Cube(store)
-    with pytest.raises(FileNotFoundError, match=""):
+    with pytest.raises(FileNotFoundError, match="field.zarr"):
         xr.open_zarr(store)
     report = build(tiny_store.images, store, **how)
     assert report.changed
@@ -372,7 +379,7 @@ def test_other_types_than_the_default_ones(small_store, tmp_path, cube):
     assert (flux[isolated, 4] > flux[isolated, 0]).all()
     assert (flux[isolated, 4] < 3 * flux[isolated, 0]).all()
     auto = np.nanmedian(default[bright, cube.types.index("ch2_auto_original"), 0], axis=1)
-    assert (np.abs(flux[:, 5]) < 0.1 * auto).all()
+    assert np.median(np.abs(flux[:, 5]) / auto) < 0.05
     assert other.coordinate("unit").tolist() == ["uJy", "uJy", "uJy", "", "uJy", "uJy", "uJy"]
     assert other.coordinate("radius_arcsec")[[0, 2]] == pytest.approx([1.8, 2.1], rel=1e-3)
 
@@ -413,8 +420,12 @@ def shifted(source, target, *, skip):
         dx, dy = skip[number // 3]
         with fits.open(path) as hdus:
             header, data = hdus[0].header, hdus[0].data[dy : dy + 110, dx : dx + 110].copy()
-            header["CRPIX1"] -= dx + 0.37 * (dx > 0)
+            header["CRPIX1"] -= dx
             header["CRPIX2"] -= dy
+            if number // 3 == 3:  # one mosaic lies mirrored
+                data = data[:, ::-1].copy()
+                header["CD1_1"] *= -1
+                header["CRPIX1"] = data.shape[1] + 1 - header["CRPIX1"]
             fits.writeto(target / path.name, data, header)
 
 
@@ -427,7 +438,7 @@ def test_mosaics_on_other_grids_are_resampled_onto_one(small_store, tmp_path, cu
     assert any("resampled onto the field's grid by their WCS" in note for note in report.notes)
     other = Cube(report.store)
     assert other.shape[3] == 6
-    # the same stars, found by their sky positions; 0.37 px is how far some WCS were moved
+    # the same stars, found by their sky positions
     cosine = np.cos(np.radians(69))
     away = 3600 * np.hypot(
         np.subtract.outer(other.coordinate("ra"), cube.coordinate("ra")) * cosine,

@@ -184,7 +184,8 @@ class TestNoiseScale:
         usable = np.ones((512, 512), bool)
         usable[rng.integers(0, 512, 40), rng.integers(0, 512, 40)] = False
         empty = choose_empty(usable, RADII, count=2000)
-        frozen = freeze_empty(empty, usable.shape)
+        # the table is relative to sigma_px sqrt(area), which weights once give
+        frozen = freeze_empty(empty, usable.shape, squared=False)
         # the formal variance of a pixel, as unc would have it
         variance = np.full(usable.shape, 0.67**2)
         scales = [

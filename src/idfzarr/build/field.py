@@ -36,6 +36,10 @@ __all__ = ["ChannelField", "channel_field"]
 _KEPT = 4
 """Channels of fields that a process holds at once."""
 
+SQUARED_WEIGHTS = True
+"""Errors are ``sqrt(sum(w**2 unc**2))``, as in photutils 3.1; photutils 3.0 has w for w**2. A cube
+must not depend on the version that happens to be installed."""
+
 _OFFSET_STARS = 200
 _OFFSET_SIGNAL = 20.0
 _FINER = 8  # a PSF's width is measured on a finer grid
@@ -156,6 +160,7 @@ def _make(writer: CubeWriter, channel: str, settings: Settings) -> ChannelField:
         image["flux"].shape,
         segmentation=image["segmentation"],
         psf=wanted_psf,
+        squared=SQUARED_WEIGHTS,
     )
     empty = choose_empty(sky, APERTURE_RADII, count=settings.empty_apertures, seed=settings.seed)
     stacked = frozenset(str(name) for name in writer.read_array(f"{group}/aors"))
@@ -180,7 +185,7 @@ def _make(writer: CubeWriter, channel: str, settings: Settings) -> ChannelField:
         if needs_clean
         else None,
         empty=empty,
-        empty_frozen=freeze_empty(empty, image["flux"].shape) if empty.radii else None,
+        empty_frozen=freeze_empty(empty, image["flux"].shape, squared=SQUARED_WEIGHTS) if empty.radii else None,
         area=np.array([_area(m, frozen, psf) for m in measurements]),
         stars_x=stars_x,
         stars_y=stars_y,

@@ -222,8 +222,8 @@ def _measure_ratios(
         else 0.0
     )
     defined = field.flux > max(least, 0.0)
-    ratio = np.divide(image, field.flux, out=np.zeros_like(image), where=defined)
-    sums = measure_ratio(field.frozen, ratio, good & defined)
+    ratio = np.divide(image, field.flux, out=np.full_like(image, np.nan), where=defined)
+    sums = measure_ratio(field.frozen, ratio, good)
     for k, m in enumerate(field.measurements):
         if m.statistic is not None:
             column = field.frozen.statistics.index(m.method)

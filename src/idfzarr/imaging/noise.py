@@ -367,7 +367,9 @@ def noise_scale(flux: Floats, flux_err: Floats, valid: Mask, *, share: float = 0
     return scale / math.sqrt(1 - share)
 
 
-def freeze_empty(empty: EmptyApertures, shape: tuple[int, int]) -> FrozenApertures:
+def freeze_empty(
+    empty: EmptyApertures, shape: tuple[int, int], *, squared: bool = True
+) -> FrozenApertures:
     """Freeze empty apertures, to be measured in every AOR.
 
     Parameters
@@ -376,6 +378,8 @@ def freeze_empty(empty: EmptyApertures, shape: tuple[int, int]) -> FrozenApertur
         From `choose_empty`, with at least one radius.
     shape
         (ny, nx) of the images.
+    squared
+        As for the apertures that the scale is for, see `idfzarr.imaging.apertures.freeze`.
 
     Returns
     -------
@@ -383,7 +387,7 @@ def freeze_empty(empty: EmptyApertures, shape: tuple[int, int]) -> FrozenApertur
         One object per centre, one method per radius.
     """
     methods = [f"r{radius:g}" for radius in empty.radii]
-    return freeze({"x": empty.x, "y": empty.y}, methods, shape)
+    return freeze({"x": empty.x, "y": empty.y}, methods, shape, squared=squared)
 
 
 def measure_noise_scale(

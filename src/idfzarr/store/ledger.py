@@ -34,7 +34,22 @@ LEDGER_SUFFIX = ".ledger"
 """What the ledger's folder is called after the store's."""
 
 KINDS = frozenset(
-    ["begin", "laid_out", "registered", "staged", "intent", "done", "published", "removed", "note"]
+    [
+        "begin",
+        "laid_out",
+        "registered",
+        "staged",
+        "intent",
+        "done",
+        "published",
+        "removed",
+        "note",
+        "append",  # a published store gets AORs: what a change is, before anything of it is written
+        "replace",
+        "relayout",
+        "relaid",  # a shard of the tree that is to be exchanged for the store
+        "abandoned",
+    ]
 )
 """What a record can be."""
 

@@ -75,6 +75,11 @@ class Root:
         """The store's uuid."""
         return str(self.ours["uuid"])
 
+    @property
+    def generation(self) -> int:
+        """How often the published store has been changed: appended to, laid out anew."""
+        return int(self.ours.get("generation", 0))
+
     def is_array(self, path: str) -> bool:
         """Say whether there is an array of that path."""
         return self.metadata.get(path, {}).get("node_type") == "array"

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ABSENT",
+    "ERR_BITS",
     "Codec",
     "chunk_codecs",
     "codec_of",
@@ -33,6 +34,7 @@ __all__ = [
     "decode_shard",
     "encode_chunk",
     "encode_shard",
+    "flux_quantum",
     "index_bytes",
     "join_chunks",
     "parse_index",
@@ -51,7 +53,9 @@ _LEVEL = 5
 _ENTRY = 16  # bytes of one (offset, length)
 _BLOSC_HEADER = 16
 _MOST_BLOSC_BYTES = 2**31 - 1 - _BLOSC_HEADER
-_ERR_BITS = 6  # 2**-7 is the largest relative error of a number rounded to six bits
+ERR_BITS = 6
+"""Bits of mantissa an error bar keeps: 2**-7 is the largest relative error of so rounded a number."""
+
 _F32_BITS = 23
 
 
@@ -407,11 +411,30 @@ def reduce_precision(
     tuple of ndarray
         Flux and error, rounded; a flux without a positive, finite error stays as it is.
     """
-    error = round_mantissa(flux_err, _ERR_BITS)
+    error = round_mantissa(flux_err, ERR_BITS)
     usable = np.isfinite(error) & (error > 0) & np.isfinite(flux)
-    # The error bar that is stored may be larger than the true one by 2**-(bits + 1).
-    bar = np.where(usable, error, 1).astype(np.float64) / (1 + 2.0 ** -(_ERR_BITS + 1))
-    quantum = np.exp2(np.floor(np.log2(2 * fraction * bar)))
+    quantum = flux_quantum(np.where(usable, error, 1), fraction)
     wide = np.where(usable, flux, 0).astype(np.float64)
     rounded = (np.round(wide / quantum) * quantum).astype(np.float32)
     return np.where(usable, rounded, flux).astype(np.float32), error
+
+
+def flux_quantum(error: NDArray[np.floating[Any]], fraction: float) -> NDArray[np.float64]:
+    """Return the power of two that a flux is rounded to a multiple of.
+
+    Parameters
+    ----------
+    error
+        Its error bar as it is stored, rounded and positive.
+    fraction
+        The largest change of the flux, in error bars.
+
+    Returns
+    -------
+    ndarray of float64
+        The largest that moves a flux by at most `fraction` of its error.
+    """
+    # The error bar that is stored may be larger than the true one by 2**-(bits + 1).
+    bar = error.astype(np.float64) / (1 + 2.0 ** -(ERR_BITS + 1))
+    quantum: NDArray[np.float64] = np.exp2(np.floor(np.log2(2 * fraction * bar)))
+    return quantum

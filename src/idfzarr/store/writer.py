@@ -29,12 +29,19 @@ from idfzarr.store.root import (
 from idfzarr.store.schema import (
     CATALOGUE,
     COORDINATES,
+    FLUX,
+    FLUX_ERR,
     FORMAT,
     LIGHTCURVES,
     STAGING,
     VALUES,
     lightcurves_json,
     staging_json,
+)
+from idfzarr.store.precision import (
+    count_kept_bits,
+    kept_bits_of_shards,
+    precision_attributes,
 )
 from idfzarr.store.shard import encode_shard, reduce_precision
 from idfzarr.store.staging import (
@@ -45,6 +52,7 @@ from idfzarr.store.staging import (
     staging_key,
 )
 from idfzarr.store.store_writer import StoreWriter
+from idfzarr.store.update import is_being_updated
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -131,13 +139,23 @@ class CubeWriter(StoreWriter):
     # ---------------------------------------------------------------- staging
 
     @property
+    def _staging_schema(self) -> CubeSchema:
+        """What staging holds: the whole cube, or what a change adds to it."""
+        return self._schema
+
+    @property
+    def _tag(self) -> dict[str, str]:
+        """What lines of the ledger carry besides, so that a change knows its own."""
+        return {}
+
+    @property
     def n_batches(self) -> int:
         """How many batches of AORs `write_staging` takes."""
-        return n_batches(self._schema)
+        return n_batches(self._staging_schema)
 
     def batch_aors(self, batch: int) -> tuple[int, int]:
         """Return the first AOR of a batch and the one after its last, as positions."""
-        return batch_aors(self._schema, batch)
+        return batch_aors(self._staging_schema, batch)
 
     def write_staging(
         self,
@@ -170,17 +188,18 @@ class CubeWriter(StoreWriter):
             The disk or the quota is full.
         """
         first, last = self.batch_aors(batch)
-        layout = self._schema.layout
+        schema = self._staging_schema
+        layout = schema.layout
         wanted = (last - first, layout.n_objects, layout.n_types, len(VALUES))
         if block.shape != wanted:
             msg = f"batch {batch} of the staging has shape {wanted}, not {block.shape}"
             raise UsageError(msg)
         if self.place.size(f"{STAGING}/{ROOT_KEY}") is None:
-            self.write_json(STAGING, staging_json(self._schema))
-        data = encode_staging(self._schema, block)
+            self.write_json(STAGING, staging_json(schema))
+        data = encode_staging(schema, block)
         key = staging_key(batch)
         self.place.write(key, data)
-        aors = list(self._schema.aor_names[first:last])
+        aors = list(schema.aor_names[first:last])
         return self.ledger.append(
             "staged",
             batch=batch,
@@ -189,6 +208,7 @@ class CubeWriter(StoreWriter):
             crc32c=crc32c(data),
             aors=aors,
             sources=list(map(dict, sources)),
+            **self._tag,
         )
 
     def staged(self, *, verify: bool = False) -> set[int]:
@@ -200,7 +220,14 @@ class CubeWriter(StoreWriter):
             Also compare the crc32c of the files.
         """
         records = self.state().staged
-        return {b for b, record in records.items() if self._matches(record, verify=verify)}
+        return {
+            batch
+            for batch, record in records.items()
+            if self._is_ours(record) and self._matches(record, verify=verify)
+        }
+
+    def _is_ours(self, record: Record) -> bool:
+        return self._tag.items() <= record.fields.items()
 
     def read_staging(self, shard: int) -> NDArray[np.float32]:
         """Read what is staged for one shard.
@@ -222,7 +249,7 @@ class CubeWriter(StoreWriter):
         ChunkCorrupt, ShardCorrupt
             A staging file is damaged; stage the batch again.
         """
-        return read_staging(self.place, self._schema, shard)
+        return read_staging(self.place, self._staging_schema, shard)
 
     def assemble(self, shard: int) -> NDArray[np.float32]:
         """Return what is staged for one shard, turned as the cube wants it.
@@ -240,7 +267,9 @@ class CubeWriter(StoreWriter):
         return np.ascontiguousarray(self.read_staging(shard).transpose(1, 2, 3, 0))
 
     def remove_staging(self) -> None:
-        """Remove the staging files, and say so in the ledger."""
+        """Remove the staging files of a build, and say so in the ledger."""
+        if is_being_updated(self.place):
+            return  # what is staged there belongs to a change of the published store
         if self.place.size(f"{STAGING}/{ROOT_KEY}") is not None:
             self.place.remove_tree(STAGING)
             self.ledger.append("removed", prefix=STAGING)
@@ -277,9 +306,21 @@ class CubeWriter(StoreWriter):
                 f"{block.shape}"
             )
             raise UsageError(msg)
-        data = encode_shard(self._reduced(block), schema.layout, codec=schema.codec)
+        reduced = self._reduced(block)
+        data = encode_shard(reduced, schema.layout, codec=schema.codec)
         key = schema.layout.key(shard)
-        told = {"key": key, "size": len(data), "crc32c": crc32c(data), "aors": schema.layout.n_aors}
+        told: dict[str, Any] = {
+            "key": key,
+            "size": len(data),
+            "crc32c": crc32c(data),
+            "aors": schema.layout.n_aors,
+        }
+        if schema.precision is not None:
+            flux, error = reduced[:, :, FLUX], reduced[:, :, FLUX_ERR]
+            told["flux_bits_kept"] = count_kept_bits(flux, error, schema.precision)
+        return self._put_shard(key, data, told | self._tag)
+
+    def _put_shard(self, key: str, data: bytes, told: dict[str, Any]) -> Record:
         self.ledger.append("intent", **told)
         self.place.write(key, data)
         return self.ledger.append("done", **told)
@@ -288,8 +329,8 @@ class CubeWriter(StoreWriter):
         if self._schema.precision is None:
             return block
         out = block.copy()
-        out[:, :, 0], out[:, :, 1] = reduce_precision(
-            block[:, :, 0], block[:, :, 1], self._schema.precision
+        out[:, :, FLUX], out[:, :, FLUX_ERR] = reduce_precision(
+            block[:, :, FLUX], block[:, :, FLUX_ERR], self._schema.precision
         )
         return out
 
@@ -308,6 +349,7 @@ class CubeWriter(StoreWriter):
             keys[key]
             for key, record in records.items()
             if key in keys
+            and self._is_ours(record)
             and record.fields.get("aors") == layout.n_aors
             and self._matches(record, verify=verify)
         }
@@ -333,8 +375,25 @@ class CubeWriter(StoreWriter):
         ChunkMissing
             A shard is not done.
         """
+        if complete:
+            self._refuse_missing()
+        self._record_precision()
+        metadata = gather_metadata(self.place)
+        for path, node in metadata.items():
+            if node["node_type"] == "group" and not self.has_array(path):
+                self.write_group(path, {})
+        before = read_root(self.place) if self.is_published else None
+        ours = self._ours()
+        if before is not None:
+            ours |= {k: before.ours[k] for k in ("ps1", "generation") if k in before.ours}
+        extra = before.attributes if before else {}  # what a user noted on the root stays
+        self.place.write(ROOT_KEY, root_bytes(ours, metadata, extra=extra))
+        self.ledger.append("published", shape=self._schema.layout.shape)
+        self.remove_staging()
+
+    def _refuse_missing(self) -> None:
         layout = self._schema.layout
-        missing = sorted(set(range(layout.n_shards)) - self.done()) if complete else []
+        missing = sorted(set(range(layout.n_shards)) - self.done())
         if missing:
             named = ", ".join(layout.key(k) for k in missing[:5])
             msg = (
@@ -342,16 +401,20 @@ class CubeWriter(StoreWriter):
                 f"({named}{', ...' if len(missing) > 5 else ''}); run the build again"
             )
             raise ChunkMissing(msg)
-        metadata = gather_metadata(self.place)
-        for path, node in metadata.items():
-            if node["node_type"] == "group" and not self.has_array(path):
-                self.write_group(path, {})
-        before = read_root(self.place) if self.is_published else None
-        ours = self._ours() | ({"ps1": before.ours.get("ps1")} if before else {})
-        extra = before.attributes if before else {}  # what a user noted on the root stays
-        self.place.write(ROOT_KEY, root_bytes(ours, metadata, extra=extra))
-        self.ledger.append("published", shape=layout.shape)
-        self.remove_staging()
+
+    def _record_precision(self) -> None:
+        """Write into the cube's attributes how many bits of its fluxes were kept."""
+        if self._schema.precision is None:
+            return
+        document = self._node(LIGHTCURVES)
+        counts = kept_bits_of_shards(self.state(), self._schema.layout)
+        attributes = dict(document["attributes"]) | precision_attributes(counts)
+        self.write_json(LIGHTCURVES, document | {"attributes": attributes})
+
+    def _node(self, path: str) -> dict[str, Any]:
+        """Return the metadata of an array as this writer sees it."""
+        found: dict[str, Any] = json.loads(self.place.read(f"{path}/{ROOT_KEY}"))
+        return found
 
     def _ours(self) -> dict[str, Any]:
         settings = json.loads(self.settings_json)

@@ -1,0 +1,113 @@
+"""The most variable objects: the order, the columns, and what is left out."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from idfzarr.analysis.ranking import rank_store
+from idfzarr.build.demo import match_truth
+from idfzarr.errors import UnknownName
+from idfzarr.imaging.simulated_truth import read_truth
+from idfzarr.store.cube import Cube
+
+
+@pytest.fixture(scope="module")
+def cube(small_store):
+    return Cube(small_store.store)
+
+
+@pytest.fixture(scope="module")
+def measured(cube):
+    return cube.table("variability")
+
+
+def test_rows_stand_in_the_order_of_the_statistic_and_agree_with_the_store(cube, measured):
+    for by in ("score", "robust_scatter", "inverse_eta"):
+        ranking = rank_store(cube, top=10, by=by, types="ch1_aper2_clean")
+        column = cube.column("ch1_aper2_clean")
+        assert len(ranking.rows) == 10
+        told = [row[by] for row in ranking.rows]
+        assert told == sorted(told, reverse=True)
+        for row in ranking.rows:
+            at = cube.row(row["object"])
+            assert row["type"] == "ch1_aper2_clean"
+            assert row[by] == measured[by][at, column]
+            assert row["n"] == measured["n"][at, column]
+            assert (row["ra"], row["x"]) == (cube.coordinate("ra")[at], cube.coordinate("x")[at])
+        values = measured[by][:, column].astype(float)
+        values[measured["n"][:, column] < 3] = np.nan
+        rest = values[~np.isin(cube.objects, ranking.objects)]
+        assert np.nanmax(rest) <= told[-1]
+
+
+def test_an_object_counts_once_by_the_type_in_which_it_is_largest(cube, measured):
+    ranking = rank_store(cube, top=1000, by="robust_scatter", types="ch?_aper2_*", least_complete=0)
+    assert len(set(ranking.objects)) == len(ranking.objects)
+    columns = [cube.column(name) for name in ranking.types]
+    assert len(columns) == 4
+    for row in ranking.rows:
+        own = measured["robust_scatter"][cube.row(row["object"]), columns]
+        assert row["robust_scatter"] == np.nanmax(own)
+    assert {row["type"].split("_")[0] for row in ranking.rows} == {"ch1", "ch2"}
+
+
+def test_the_small_clean_aperture_is_ranked_unless_told_otherwise(cube, tiny_store):
+    assert rank_store(cube).types == ("ch1_aper2_clean", "ch2_aper2_clean")
+    assert rank_store(tiny_store.store).types == ("ch1_aper2_clean",)
+    assert rank_store(cube, types=["ch1_auto_original"]).types == ("ch1_auto_original",)
+    assert rank_store(cube).unit == "uJy"
+
+
+def test_faint_objects_and_lightcurves_with_gaps_can_be_left_out(cube, measured):
+    signal = cube.table("catalogue")["snr_ch1"]
+    types = "ch1_aper8_original"
+    everything = rank_store(cube, top=1000, types=types, by="robust_scatter", least_complete=0)
+    bright = rank_store(
+        cube, top=1000, types=types, by="robust_scatter", least_complete=0, least_signal=40
+    )
+    expected = [n for n in everything.objects if signal[cube.row(n)] >= 40]
+    assert bright.objects == expected
+    assert 0 < len(expected) < len(everything.objects)
+    whole = rank_store(cube, top=1000, types=types, by="robust_scatter", least_complete=1)
+    n = measured["n"][:, cube.column(types)]
+    assert all(n[cube.row(k)] == 6 for k in whole.objects)
+    # objects at the border have no whole large aperture in any AOR
+    assert 0 < len(whole.objects) < len(cube.objects)
+    assert len(rank_store(cube, top=3).rows) == 3
+
+
+def test_the_first_are_variables_of_the_truth(cube, small_store):
+    truth = read_truth(small_store.images)
+    rows = match_truth(truth, cube)
+    varies = {int(cube.objects[r]) for r, v in zip(rows, truth.table["varies"], strict=True) if v and r >= 0}
+    assert varies
+    first = rank_store(cube, top=len(varies) + 2).objects
+    assert len(varies & set(first)) >= 0.5 * len(varies)
+
+
+def test_text_and_json_hold_the_rows(cube):
+    ranking = rank_store(cube, top=5)
+    lines = ranking.to_text().splitlines()
+    assert len(lines) == 7
+    assert lines[0].split()[:2] == ["object", "type"]
+    assert [line.split()[0] for line in lines[1:6]] == [str(n) for n in ranking.objects]
+    assert "median and robust_scatter in uJy" in lines[6]
+    told = json.loads(json.dumps(ranking.to_dict(), allow_nan=False))
+    assert [row["object"] for row in told["objects"]] == ranking.objects
+    assert told["by"] == "score"
+
+
+def test_a_ranking_without_objects_says_so(cube):
+    ranking = rank_store(cube, least_signal=1e9)
+    assert ranking.rows == ()
+    assert ranking.to_text().startswith("no object has a score in ch1_aper2_clean")
+
+
+def test_unknown_names_are_refused_with_the_nearest(cube):
+    with pytest.raises(UnknownName, match="no statistic 'inverse_etta'.*nearest: 'inverse_eta'"):
+        rank_store(cube, by="inverse_etta")
+    with pytest.raises(UnknownName, match="no type matches 'ch1_aper2_claen'; nearest: 'ch1_aper2_clean'"):
+        rank_store(cube, types="ch1_aper2_claen")
