@@ -44,7 +44,7 @@ def test_settings_survive_json_and_the_digest_sees_every_one() -> None:
         "codec": "zstd",
         "precision": True,
     }
-    for name, value in settings.to_dict().items():
+    for name in settings.to_dict():
         other = replace(settings, **{name: changed.get(name, 7)})
         assert other.digest != settings.digest, name
         assert name in other.differences(settings)

@@ -41,7 +41,7 @@ def test_objects_without_position_are_in_no_cone() -> None:
 def test_a_field_without_wcs_refuses_the_sky() -> None:
     nothing = np.full(3, np.nan)
     with pytest.raises(
-        NoSkyCoordinates, match="hat.zarr has no sky coordinates: its frames had no WCS"
+        NoSkyCoordinates, match=r"hat\.zarr has no sky coordinates: its frames had no WCS"
     ):
         cone_rows(nothing, nothing, centre=(10, 0), radius=1, where="hat.zarr")
 

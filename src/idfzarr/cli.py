@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -89,7 +90,11 @@ def simulate(
     size: Annotated[int, typer.Option(help="Pixels on a side.", min=64)] = 512,
     seed: Annotated[int, typer.Option(help="Same seed, same bytes.", min=0)] = 1,
     psf_folder: Annotated[
-        Path | None, typer.Option(help="Real IRAC PSFs to use (irac_ch1_warm_psf.fits, ...).")
+        Path | None,
+        typer.Option(
+            help="Measured IRAC PSFs (irac_ch1_warm_psf.fits, ...); those in irac_psf below "
+            "$IDFZARR_DATA where that is set, else a model."
+        ),
     ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an earlier simulation there.")
@@ -106,11 +111,12 @@ def simulate(
             objects=objects,
             size=size,
             seed=seed,
-            psf_folder=psf_folder,
+            psf_folder=psf_folder or _measured_psfs(),
             overwrite=overwrite,
             progress=progress,
         )
-    typer.echo(f"{simulation.n_objects} objects in {simulation.n_aors} AORs: {folder}")
+    seen = f"{simulation.n_objects} objects in {simulation.n_aors} AORs, {simulation.psf} PSF"
+    typer.echo(f"{seen}: {folder}")
     typer.echo(f"next: idfzarr build {folder} {folder}.zarr")
 
 
@@ -257,6 +263,13 @@ def demo(
         )
     typer.echo(demonstration.to_text())
     raise typer.Exit(0 if demonstration.ok else 1)
+
+
+def _measured_psfs() -> Path | None:
+    """Return the folder of measured PSFs among the real data, where there is any."""
+    named = os.environ.get("IDFZARR_DATA")
+    folder = Path(named) / "irac_psf" if named else None
+    return folder if folder is not None and folder.is_dir() else None
 
 
 def _pairs(text: str | None) -> dict[str, str] | None:

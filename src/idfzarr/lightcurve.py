@@ -145,12 +145,12 @@ class Lightcurve:
 
     @property
     def mag(self) -> NDArray[np.float64]:
-        """AB magnitude; NaN where the flux is not positive. Instrumental where flux is not in uJy."""
+        """AB magnitude, instrumental where flux is not in uJy; NaN where it is not positive."""
         return self.magnitude("AB")
 
     @property
     def mag_err(self) -> NDArray[np.float64]:
-        """Error of the magnitude, ``1.0857 flux_err / flux``; NaN where the flux is not positive."""
+        """Error of the magnitude, ``1.0857 flux_err / flux``; NaN where flux is not positive."""
         flux = np.where(self.flux > 0, self.flux, np.nan).astype(np.float64)
         return _MAG_PER_RELATIVE_ERROR * self.flux_err.astype(np.float64) / flux
 
@@ -176,14 +176,15 @@ class Lightcurve:
         if system == "AB":
             zero = AB_ZERO_MAGNITUDE if self.unit == "uJy" else 0.0
             return zero - 2.5 * np.log10(flux)
-        if system != "Vega" or self.channel not in VEGA_ZERO_FLUX or self.unit != "uJy":
+        zero_flux = {"Vega": VEGA_ZERO_FLUX}.get(system, {}).get(self.channel)
+        if zero_flux is None or self.unit != "uJy":
             known = ", ".join(VEGA_ZERO_FLUX)
             msg = (
                 f"{system!r} magnitudes of {self.type} (unit {self.unit!r}) are not defined: "
                 f"use 'AB', or 'Vega' for fluxes in uJy of {known}"
             )
             raise UsageError(msg)
-        return -2.5 * np.log10(flux / VEGA_ZERO_FLUX[self.channel])
+        return -2.5 * np.log10(flux / zero_flux)
 
     def good(self, *, drop: Iterable[str] | None = None) -> Lightcurve:
         """Keep the measurements that are fit to use.

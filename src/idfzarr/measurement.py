@@ -97,7 +97,8 @@ class Measurement:
             )
             raise UsageError(msg)
         if self.image not in IMAGES:
-            msg = f"{self.image!r} is no image{closest(self.image, IMAGES)}; one of {', '.join(IMAGES)}"
+            known = ", ".join(IMAGES)
+            msg = f"{self.image!r} is no image{closest(self.image, IMAGES)}; one of {known}"
             raise UsageError(msg)
         if self.statistic is not None:
             if self.image != "ratio":
@@ -105,12 +106,16 @@ class Measurement:
                 raise UsageError(msg)
         elif self.method not in ("auto", "iso", "psf") and self.radius is None:
             msg = (
-                f"{self.method!r} is no method{closest(self.method, _DEFAULT_METHODS)}; use auto, iso, "
-                "psf, aper1..aper8, a radius such as r3.5, or median7 and biweight7 on ratio images"
+                f"{self.method!r} is no method{closest(self.method, _DEFAULT_METHODS)}; use auto, "
+                "iso, psf, aper1..aper8, a radius such as r3.5, or median7 and biweight7 on ratio "
+                "images"
             )
             raise UsageError(msg)
         elif self.image == "ratio":
-            msg = f"{self.method} is a sum, and ratio images have none: use median or biweight with an area"
+            msg = (
+                f"{self.method} is a sum, and ratio images have none: "
+                "use median or biweight with an area"
+            )
             raise UsageError(msg)
 
     @property
@@ -166,7 +171,10 @@ def parse_measurement(name: str) -> Measurement:
     """
     parts = name.split("_")
     if len(parts) != 3:
-        msg = f"{name!r} is no measurement type: it must be CHANNEL_METHOD_IMAGE, as ch1_auto_original"
+        msg = (
+            f"{name!r} is no measurement type: "
+            "it must be CHANNEL_METHOD_IMAGE, as ch1_auto_original"
+        )
         raise UsageError(msg)
     channel, method, image = parts
     return Measurement(channel, method, cast("ImageKind", image))
@@ -229,7 +237,10 @@ def select_types(known: Sequence[str], wanted: str | Iterable[str]) -> list[str]
     for glob in (g.strip() for g in globs):
         matches = [name for name in known if fnmatchcase(name, glob)]
         if not matches:
-            msg = f"no type matches {glob!r}{closest(glob, known)}; there are {len(known)}: {_short(known)}"
+            msg = (
+                f"no type matches {glob!r}{closest(glob, known)}; "
+                f"there are {len(known)}: {_short(known)}"
+            )
             raise UnknownName(msg)
         chosen.update(matches)
     return [name for name in known if name in chosen]

@@ -64,7 +64,7 @@ def open_store(
     )
 
 
-class _CubeArray(BackendArray):  # type: ignore[misc]  # xarray leaves its methods untyped
+class _CubeArray(BackendArray):
     """One of flux, flux_err, flag as xarray's lazy array."""
 
     def __init__(self, cube: Cube, value: int) -> None:
@@ -147,12 +147,15 @@ def _coordinates(cube: Cube) -> dict[str, xr.Variable]:
 
 
 class IdfzarrBackend(BackendEntrypoint):
-    """xarray's door to a store: ``xr.open_dataset("field.zarr", engine="idfzarr")``."""
+    """xarray's door to a store: ``xr.open_dataset("field.zarr", engine="idfzarr")``.
+
+    It guesses at no path: plain ``xr.open_dataset(path)`` goes on meaning Zarr.
+    """
 
     description: ClassVar[str] = "Lightcurves of a fixed field in one Zarr cube"
     open_dataset_parameters: ClassVar[tuple[str, ...]] = ("filename_or_obj", "drop_variables")
 
-    def open_dataset(  # type: ignore[override]
+    def open_dataset(
         self,
         filename_or_obj: Any,
         *,
@@ -188,7 +191,3 @@ class IdfzarrBackend(BackendEntrypoint):
             {name: v for name, v in kept.items() if name in VALUES}, attrs=dict(cube.attributes)
         )
         return dataset.assign_coords({n: v for n, v in kept.items() if n not in VALUES})
-
-    def guess_can_open(self, filename_or_obj: Any) -> bool:
-        """Say nothing: plain ``xr.open_dataset(path)`` goes on meaning Zarr."""
-        return False

@@ -138,7 +138,10 @@ def rank_store(
     cube = store if isinstance(store, Cube) else Cube(store)
     measured = cube.table(VARIABILITY)
     if by not in measured:
-        msg = f"there is no statistic {by!r} in {cube.path}{closest(by, measured)}; there are {', '.join(measured)}"
+        msg = (
+            f"there is no statistic {by!r} in {cube.path}{closest(by, measured)}; "
+            f"there are {', '.join(measured)}"
+        )
         raise UnknownName(msg)
     names = _default_types(cube) if types is None else select_types(cube.types, types)
     columns = [cube.column(name) for name in names]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from idfzarr.analysis.calibration import (
+    FEWEST_STARS,
     ZeroPoints,
     choose_comparison,
     ensemble_zeropoint,
@@ -99,7 +100,7 @@ def _candidate_rows(writer: CubeWriter, channel: str) -> NDArray[np.intp]:
 def _read_candidates(
     writer: CubeWriter, rows: Mapping[str, NDArray[np.intp]]
 ) -> dict[str, NDArray[np.float32]]:
-    """Return the lightcurves (row, type of the channel, value, aor) of each channel's candidates."""
+    """Return lightcurves (row, type of the channel, value, aor) of each channel's candidates."""
     schema = _schema(writer)
     layout = schema.layout
     columns = {c: _columns(schema, c) for c in schema.channels}
@@ -167,7 +168,7 @@ def calibrate(
             progress("calibrating", done, layout.n_types)
     writer.write_table("catalogue", {COMPARISON_FLUX: kept}, dims=("object", "type"))
     notes = []
-    if fewest < 3:  # idfzarr.analysis.calibration.FEWEST_STARS
+    if fewest < FEWEST_STARS:
         notes.append("too few comparison stars in some types: no zero point is applied there")
     return zeropoint, zeropoint_err, notes
 
@@ -180,7 +181,7 @@ def _zero_points(
 ) -> ZeroPoints:
     """Return the zero points of one type from candidates (row, value, aor)."""
     flux = values[:, 0].astype(np.float64)
-    error = values[:, 1] * np.where(np.isfinite(noise_scale), noise_scale, 1.0).astype(np.float64)
+    error = values[:, 1].astype(np.float64) * np.where(np.isfinite(noise_scale), noise_scale, 1.0)
     flag = flags_of(values[:, 2])
     if frozen is not None:
         return frozen_zeropoint(flux, error, flag, comparison=np.isfinite(frozen), mean_flux=frozen)
@@ -320,7 +321,7 @@ def refuse_failures(step: str, outcomes: Any) -> None:
         named = "; ".join(f"{o.name}: {o.reason}" for o in failed[:3])
         more = f" and {len(failed) - 3} more" if len(failed) > 3 else ""
         msg = (
-            f"{len(failed)} of {len(outcomes)} tasks of the step {step!r} failed ({named}{more}); mend "
-            "what they name and run the same command again: what is done is kept"
+            f"{len(failed)} of {len(outcomes)} tasks of the step {step!r} failed ({named}{more}); "
+            "mend what they name and run the same command again: what is done is kept"
         )
         raise BuildFailed(msg)

@@ -41,7 +41,15 @@ _SENTINEL = 99.0
 """SExtractor writes magnitudes 99 (and others -99) where there is no value."""
 
 _FLAG_COLUMNS = ("FLAGS", "flag", "flags")
-_SEXTRACTOR_MARKS = ("FLUX_AUTO", "MAG_AUTO", "FLUX_ISO", "MAG_ISO", "FLUX_APER", "MAG_APER", "X_IMAGE")
+_SEXTRACTOR_MARKS = (
+    "FLUX_AUTO",
+    "MAG_AUTO",
+    "FLUX_ISO",
+    "MAG_ISO",
+    "FLUX_APER",
+    "MAG_APER",
+    "X_IMAGE",
+)
 _KNOWN = (
     ("auto", ("FLUX_AUTO", "FLUXERR_AUTO"), ("MAG_AUTO", "MAGERR_AUTO")),
     ("auto", ("kron_flux", "kron_fluxerr"), None),
@@ -220,7 +228,7 @@ def _columns(key: str, value: Any) -> Columns:
         return value
     parts = value.split(":") if isinstance(value, str) else value
     if not isinstance(parts, list | tuple) or not 1 <= len(parts) <= 3:
-        msg = f"columns of {key!r} must be value, error and flag, the last two if there are any, not {value!r}"
+        msg = f"columns of {key!r} must be value, error and flag, not {value!r}"
         raise UsageError(msg)
     names = [None if part is None else str(part).strip() or None for part in parts]
     if names[0] is None:
@@ -266,7 +274,9 @@ def default_rules(
             continue
         for k, method in enumerate(_aperture_methods(count, radii, catalogue.path)):
             error = f"{stem}ERR_APER[{k}]" if catalogue.length(f"{stem}ERR_APER") > k else None
-            rules[method] = ColumnRule(None, method, None, Columns(f"{stem}_APER[{k}]", error, flag))
+            rules[method] = ColumnRule(
+                None, method, None, Columns(f"{stem}_APER[{k}]", error, flag)
+            )
         break
     return tuple(rules.values())
 
@@ -279,8 +289,8 @@ def _aperture_methods(count: int, radii: Sequence[float] | None, where: str) -> 
     if radii is None:
         if count > len(APERTURE_RADII):
             msg = (
-                f"{where} has {count} apertures, more than aper1 to aper{len(APERTURE_RADII)}: give "
-                "their radii in pixels, or a mapping of columns"
+                f"{where} has {count} apertures, more than aper1 to aper{len(APERTURE_RADII)}: "
+                "give their radii in pixels, or a mapping of columns"
             )
             raise UsageError(msg)
         return [f"aper{k + 1}" for k in range(count)]
@@ -307,7 +317,8 @@ def types_of(file: TableFile, rules: Sequence[ColumnRule]) -> dict[str, Columns]
         if measurement is None:
             continue
         if measurement.name in found:
-            msg = f"two mappings of columns are of the type {measurement.name}: {found[measurement.name]} and {rule.columns}"
+            one, other = found[measurement.name].value, rule.columns.value
+            msg = f"the type {measurement.name} is mapped twice, to {one!r} and to {other!r}"
             raise UsageError(msg)
         found[measurement.name] = rule.columns
     return found
@@ -363,11 +374,15 @@ def _flux(
     catalogue: Catalogue, columns: Columns, type_name: str, scale: FluxScale
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], str]:
     value = catalogue.numbers(columns.value)
-    error = np.full(len(value), np.nan) if columns.error is None else catalogue.numbers(columns.error)
+    error = (
+        np.full(len(value), np.nan) if columns.error is None else catalogue.numbers(columns.error)
+    )
     unit = _unit(catalogue, columns.value)
     channel = type_name.split("_", 1)[0]
     if _is_magnitude(columns, unit):
-        return *_from_magnitudes(value, error, _magnitude_zero(catalogue, columns, unit, channel, scale)), "uJy"
+        return *_from_magnitudes(
+            value, error, _magnitude_zero(catalogue, columns, unit, channel, scale)
+        ), "uJy"
     if type_name.endswith("_ratio"):
         return value, error, ""
     factor, stored = _factor(catalogue, columns.value, channel, scale)
@@ -423,9 +438,7 @@ def _from_magnitudes(
     return flux, flux * relative
 
 
-def _factor(
-    catalogue: Catalogue, column: str, channel: str, scale: FluxScale
-) -> tuple[float, str]:
+def _factor(catalogue: Catalogue, column: str, channel: str, scale: FluxScale) -> tuple[float, str]:
     """Return what a flux column is multiplied by, and the unit it then has."""
     text = catalogue.unit(column)
     unit = _unit(catalogue, column)

@@ -1,4 +1,4 @@
-"""Which object each row of a catalogue is: by an id that all tables share, or by place on the sky."""
+"""Which object each row of a catalogue is: by an id all tables share, or by place on the sky."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class ObjectList:
         )
 
     def in_sky_order(self) -> ObjectList:
-        """Return them so that neighbours on the sky are neighbours; by id where nothing is known."""
+        """Return them with neighbours on the sky together; by id where nothing is known."""
         by_id = self.taken(np.argsort(self.ids, kind="stable"))
         if not by_id.has_sky and not np.isfinite(by_id.x + by_id.y).all():
             return by_id
@@ -121,14 +121,15 @@ def ids_of(catalogue: Catalogue, column: str | None) -> NDArray[np.int64]:
     if name is None:
         asked = ", ".join(_IDS[:3]) if column is None else column
         msg = (
-            f"{catalogue.path} has no column of ids ({asked}){closest(column or 'id', catalogue.columns)}; "
+            f"{catalogue.path} has no column of ids ({asked})"
+            f"{closest(column or 'id', catalogue.columns)}; "
             "name it, or match by sky with a table of objects"
         )
         raise UsageError(msg)
     values = catalogue.values(name)
     ids = _whole(values)
     if ids is None:
-        msg = f"column {name!r} of {catalogue.path} does not hold whole numbers in every row, as ids must be"
+        msg = f"column {name!r} of {catalogue.path} must hold a whole number in every row, as an id"
         raise UsageError(msg)
     unique, counts = np.unique(ids, return_counts=True)
     if (counts > 1).any():

@@ -180,7 +180,10 @@ def _expression(pattern: str, words: Mapping[str, str]) -> re.Pattern[str]:
     """Turn a name pattern into a regular expression."""
     for word, image in words.items():
         if image not in IMAGES:
-            msg = f"{word!r} cannot stand for {image!r}{closest(image, IMAGES)}; images are {', '.join(IMAGES)}"
+            msg = (
+                f"{word!r} cannot stand for {image!r}{closest(image, IMAGES)}; images are "
+                f"{', '.join(IMAGES)}"
+            )
             raise UsageError(msg)
     # Longest first, so that "sci" does not hide "sci_clean".
     choice = "|".join(re.escape(w) for w in sorted(words, key=len, reverse=True))
@@ -297,7 +300,7 @@ class Catalogue:
             )
             raise UnknownName(msg)
         if index is not None and index >= column.shape[1]:
-            msg = f"column {own!r} of {self.path} holds {column.shape[1]} values, so there is no {name!r}"
+            msg = f"column {own!r} of {self.path} has {column.shape[1]} elements and no {name!r}"
             raise UnknownName(msg)
         return column[:, index or 0]
 
@@ -311,7 +314,7 @@ class Catalogue:
         if match is None or own is None:
             msg = (
                 f"{self.path} has no column {name!r}{closest(name, self.columns)}; it has "
-                f"{_short(self.columns)}"
+                f"{len(self.columns)}: {', '.join(list(self.columns)[:8])}"
             )
             raise UnknownName(msg)
         index = int(match["index"])
@@ -368,7 +371,10 @@ class Catalogue:
             # cards are at most eight letters; longer metadata stands as HIERARCH
             mjd = card_number(self.header, *(n.upper() for n in names))
             if math.isnan(mjd) and column is not None:
-                msg = f"{self.path} has neither a column nor metadata {column!r}{closest(column, self.columns)}"
+                msg = (
+                    f"{self.path} has neither a column nor metadata {column!r}"
+                    f"{closest(column, self.columns)}"
+                )
                 raise UsageError(msg)
         if math.isnan(mjd):
             return from_header

@@ -110,8 +110,11 @@ class Demonstration:
             "the most variable objects:",
             _first_lines(self.ranking.to_text(), 11),
             "",
-            f"{len(found.recovered)} of {found.injected} injected variables are among the first "
-            f"{found.listed} ({found.completeness:.0%}, purity {found.purity:.0%}): {verdict}",
+            (
+                f"{len(found.recovered)} of {found.injected} injected variables are among the "
+                f"first {found.listed} ({found.completeness:.0%}, "
+                f"purity {found.purity:.0%}): {verdict}"
+            ),
         ]
         if found.missed:
             lines.append("missed: " + ", ".join(f"{kind} {id_}" for id_, kind in found.missed))
@@ -120,10 +123,10 @@ class Demonstration:
         lines += ["", "next:", f"  python -m idfzarr info {self.store}"]
         lines += [f"  python -m idfzarr stats {self.store} --top 10"]
         if first is not None:
-            lines += [
+            lines.append(
                 f"  python -c \"import idfzarr; print(idfzarr.Cube('{self.store}')"
                 f".lightcurve({first['object']}, '{first['type']}').to_table())\""
-            ]
+            )
         return "\n".join(lines)
 
 
@@ -233,8 +236,8 @@ def _simulate_once(
     asked = (aors, objects, size, seed)
     if (there.n_aors, there.n_objects, there.size, there.seed) != asked:
         msg = (
-            f"{images} holds another simulated field ({there.n_aors} AORs, {there.n_objects} objects, "
-            f"{there.size} px, seed {there.seed}): give the demonstration another folder"
+            f"{images} holds another simulated field ({there.n_aors} AORs, {there.n_objects} "
+            f"objects, {there.size} px, seed {there.seed}): give the demonstration another folder"
         )
         raise StoreExists(msg)
     if not there.complete:

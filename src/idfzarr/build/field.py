@@ -185,7 +185,9 @@ def _make(writer: CubeWriter, channel: str, settings: Settings) -> ChannelField:
         if needs_clean
         else None,
         empty=empty,
-        empty_frozen=freeze_empty(empty, image["flux"].shape, squared=SQUARED_WEIGHTS) if empty.radii else None,
+        empty_frozen=freeze_empty(empty, image["flux"].shape, squared=SQUARED_WEIGHTS)
+        if empty.radii
+        else None,
         area=np.array([_area(m, frozen, psf) for m in measurements]),
         stars_x=stars_x,
         stars_y=stars_y,
@@ -224,7 +226,7 @@ def _fwhm(writer: CubeWriter, psf: NDArray[np.float64] | None, bright: NDArray[n
     """Return the full width at half maximum of the PSF, or of the objects where it is not known."""
     if psf is not None:
         fine = zoom(psf, _FINER, order=3)
-        step = (psf.shape[0] - 1) / (fine.shape[0] - 1)
+        step: float = (psf.shape[0] - 1) / (fine.shape[0] - 1)
         return 2.0 * step * math.sqrt(np.count_nonzero(fine > fine.max() / 2) / math.pi)
     widths = _column(writer, "fwhm", np.nan, int(bright.max(initial=-1)) + 1)[bright]
     widths = widths[np.isfinite(widths) & (widths > 0)]

@@ -10,6 +10,7 @@ import numpy as np
 
 from idfzarr.build.field import ChannelField, channel_field
 from idfzarr.build.placed import PlacedMosaic, Source, read_placed
+from idfzarr.build.report import json_value
 from idfzarr.flags import flag_bit
 from idfzarr.imaging.cosmics import Cleaned, clean
 from idfzarr.imaging.noise import measure_noise_scale, noise_model, scale_for_area
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from idfzarr.build.settings import Settings
     from idfzarr.store.writer import CubeWriter
 
-__all__ = ["MosaicSummary", "measure_batch", "measure_mosaic", "unobserved"]
+__all__ = ["Batch", "MosaicSummary", "measure_batch", "measure_mosaic", "unobserved"]
 
 _RATIO_LEAST = 3.0
 """A ratio is taken where the superstack exceeds this many times the scatter of its sky."""
@@ -64,13 +65,27 @@ class MosaicSummary:
 
     def to_fields(self) -> dict[str, Any]:
         """Return it as a ledger keeps it: None for what is not finite."""
-        fields = {k: _plain(v) for k, v in vars(self).items() if k != "noise_scale"}
-        return fields | {"noise_scale": {k: _plain(v) for k, v in self.noise_scale.items()}}
+        fields = {k: json_value(v) for k, v in vars(self).items() if k != "noise_scale"}
+        return fields | {"noise_scale": {k: json_value(v) for k, v in self.noise_scale.items()}}
 
 
-def _plain(value: Any) -> Any:
-    value = value.item() if isinstance(value, np.generic) else value
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+@dataclass(frozen=True)
+class Batch:
+    """Mosaics of neighbouring AORs that are measured and staged together.
+
+    Attributes
+    ----------
+    number
+        Which batch of the store.
+    sources
+        Its mosaics, of all channels.
+    files
+        For the ledger: the source files of each mosaic, in the order of `sources`.
+    """
+
+    number: int
+    sources: tuple[Source, ...]
+    files: tuple[Sequence[Mapping[str, Any]], ...]
 
 
 def unobserved(shape: tuple[int, ...]) -> NDArray[np.float32]:
@@ -108,7 +123,7 @@ def measure_mosaic(
     variance = _variance(field, placed, image)
     offset = _offset(field, image, good)
     cleaned = None if field.reference is None else clean(image, variance, ~good, field.reference)
-    block = _measure_types(field, image, variance, placed, cleaned, factor)
+    block = _measure_types(field, image, variance, placed=placed, cleaned=cleaned, factor=factor)
     is_off = math.hypot(offset.dx, offset.dy) > max_offset  # False where it is not known
     common = (0 if plane.ok else flag_bit("background_failed")) | (
         flag_bit("aor_bad") if is_off else 0
@@ -159,6 +174,7 @@ def _measure_types(
     field: ChannelField,
     image: NDArray[np.float32],
     variance: NDArray[np.float32],
+    *,
     placed: PlacedMosaic,
     cleaned: Cleaned | None,
     factor: float,
@@ -254,12 +270,7 @@ def _noise_scales(
 
 
 def measure_batch(
-    writer: CubeWriter,
-    batch: int,
-    sources: Sequence[Source],
-    settings: Settings,
-    factor: float,
-    told: Sequence[Mapping[str, Any]],
+    writer: CubeWriter, batch: Batch, settings: Settings, factor: float
 ) -> dict[str, Any]:
     """Measure one batch of AORs, all channels, and stage it; the task owns the batch's file.
 
@@ -268,27 +279,23 @@ def measure_batch(
     writer
         The store.
     batch
-        Which.
-    sources
-        The batch's mosaics.
+        What to measure.
     settings
         Those of the store.
     factor
         See `measure_mosaic`.
-    told
-        For the ledger: the source files of each mosaic, in the order of `sources`.
 
     Returns
     -------
     dict
         Fields of the ledger's line.
     """
-    first, last = writer.batch_aors(batch)
+    first, last = writer.batch_aors(batch.number)
     layout = writer.schema.layout if writer.schema else None
     assert layout is not None  # noqa: S101  # a writer with batches has a layout
     block = unobserved((last - first, layout.n_objects, layout.n_types, 3))
     records = []
-    for source, files in zip(sources, told, strict=True):
+    for source, files in zip(batch.sources, batch.files, strict=True):
         field = channel_field(writer, source.files.channel, settings)
         measured, summary = measure_mosaic(
             field,
@@ -300,7 +307,7 @@ def measure_batch(
         block[source.position - first][:, list(field.columns)] = measured
         records.append(
             {"aor": source.files.aor, "channel": source.files.channel}
-            | {"files": list(files["files"])}
+            | {"files": list(files)}
             | summary.to_fields()
         )
-    return dict(writer.write_staging(batch, block, sources=records).fields)
+    return dict(writer.write_staging(batch.number, block, sources=records).fields)

@@ -21,9 +21,9 @@ from idfzarr.build.calibrate import (
     refuse_failures,
     write_variability,
 )
-from idfzarr.build.measure import measure_batch
+from idfzarr.build.measure import Batch, measure_batch
 from idfzarr.build.placed import MosaicLayer, work_place
-from idfzarr.build.report import BuildReport
+from idfzarr.build.report import BuildReport, json_value
 from idfzarr.build.scheduler import Task, run_tasks
 from idfzarr.build.settings import Settings, choose_sky, choose_types
 from idfzarr.build.survey import (
@@ -195,7 +195,7 @@ def build(
 def _coverage(asked: float | None, *, has_wcs: bool) -> float:
     if asked is not None:
         return asked
-    # Frames that are aligned by their stars drift: only what all of them see has a whole lightcurve.
+    # Frames aligned by their stars drift: only what all of them see has a whole lightcurve.
     return 0.2 if has_wcs else 1.0
 
 
@@ -246,12 +246,11 @@ class _Build:
         with self.clock.step("assembling shards"):
             n_shards = self._assemble(writer)
         with self.clock.step("calibration"):
-            notes = self._calibrate(writer, survey)
+            notes = self._calibrate(writer)
         with self.clock.step("publishing"):
             writer.publish()
             _remove_work(writer)
-        layout = writer.schema.layout if writer.schema else None
-        assert layout is not None  # noqa: S101  # it was laid out above
+        layout = _schema(writer).layout
         return BuildReport(
             store=writer.place.url,
             n_objects=layout.n_objects,
@@ -291,7 +290,8 @@ class _Build:
         )
         for name, stack in stacks.items():
             aors = [r.source.files.aor for r in registered if r.source.files.channel == name]
-            self._write_stack(name, stack, detection, grid, aors, survey.headers[0].unit)
+            unit = survey.headers[0].unit
+            self._write_stack(name, stack, detection, grid=grid, aors=aors, unit=unit)
         self.writer.write_table("catalogue", _columns(detection))
         self.writer.ledger.append("note", field=digest, n_objects=len(detection.catalogue))
 
@@ -315,6 +315,7 @@ class _Build:
         channel: str,
         stack: Superstack,
         detection: Detection,
+        *,
         grid: Grid,
         aors: Sequence[str],
         unit: str,
@@ -326,7 +327,7 @@ class _Build:
             coverage=stack.coverage.astype(np.float32),
             segmentation=detection.segmentation,
             header=_wcs_cards(grid.wcs),
-            attributes={"unit": unit, "pixel_scale": _finite(grid.pixel_scale)},
+            attributes={"unit": unit, "pixel_scale": json_value(grid.pixel_scale)},
         )
         write_superstack(self.writer, images)
         group = f"images/superstack/{channel}"
@@ -369,20 +370,14 @@ class _Build:
                 continue
             own = [r for r in registered if first <= r.source.position < last]
             n_aors += last - first
-            arguments = (
-                writer,
-                batch,
-                [r.source for r in own],
-                self.settings,
-                factor,
-                [{"files": r.files} for r in own],
-            )
+            work = Batch(batch, tuple(r.source for r in own), tuple(r.files for r in own))
+            arguments = (writer, work, self.settings, factor)
             tasks.append(Task(f"AORs {first} to {last - 1}", measure_batch, arguments))
         self.run.tasks("measuring AORs", tasks)
         return n_aors
 
     def _assemble(self, writer: CubeWriter) -> int:
-        layout = _layout(writer)
+        layout = _schema(writer).layout
         done = writer.done()
         todo = [k for k in range(layout.n_shards) if k not in done]
         self.run.tasks(
@@ -390,9 +385,8 @@ class _Build:
         )
         return len(todo)
 
-    def _calibrate(self, writer: CubeWriter, survey: Survey) -> list[str]:
-        schema = writer.schema
-        assert schema is not None  # noqa: S101  # it was laid out
+    def _calibrate(self, writer: CubeWriter) -> list[str]:
+        schema = _schema(writer)
         told = measured_quantities(writer.state())
         for name in ("dx", "dy", "offset_rms", "sky", "sky_rms", "n_hits"):
             _write_measured(writer, schema, name, told)
@@ -415,13 +409,13 @@ class _Build:
         return notes
 
 
-def _layout(writer: CubeWriter) -> Any:
+def _schema(writer: CubeWriter) -> CubeSchema:
     assert writer.schema is not None  # noqa: S101  # callers have laid it out
-    return writer.schema.layout
+    return writer.schema
 
 
 def _all_done(writer: CubeWriter) -> bool:
-    return len(writer.done()) == _layout(writer).n_shards
+    return len(writer.done()) == _schema(writer).layout.n_shards
 
 
 def _assemble_shard(writer: CubeWriter, shard: int) -> None:
@@ -499,10 +493,6 @@ def _wcs_cards(wcs: WCS | None) -> dict[str, float | int | str | bool]:
     return {str(card.keyword): card.value for card in header.cards if card.keyword}
 
 
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
 def _registration_notes(registered: Sequence[Registered]) -> list[str]:
     """Say how mosaics were placed, and where errors come from a noise model."""
     notes = []
@@ -518,7 +508,7 @@ def _registration_notes(registered: Sequence[Registered]) -> list[str]:
     n_without = sum(not r.has_unc for r in registered)
     if n_without:
         notes.append(
-            f"{n_without} mosaics have no unc: errors from a noise model (scatter of the sky, and photon "
-            "noise by the scatter about the superstack), flagged noise_model"
+            f"{n_without} mosaics have no unc: errors from a noise model (scatter of the sky, "
+            "and photon noise by the scatter about the superstack), flagged noise_model"
         )
     return notes

@@ -180,8 +180,8 @@ def _load(path: str, *, mmap: bool = False) -> NDArray[np.float32]:
         planes: NDArray[np.float32] = np.load(path, mmap_mode="r" if mmap else None)
     except (OSError, ValueError) as error:
         msg = (
-            f"{path}, a mosaic on the field's grid, cannot be read ({error}): remove the folder it is in "
-            "and build again"
+            f"{path}, a mosaic on the field's grid, cannot be read ({error}): "
+            "remove the folder it is in and build again"
         )
         raise ImageUnreadable(msg) from error
     return planes

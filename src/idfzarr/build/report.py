@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from pathlib import Path
+import numpy as np
 
-__all__ = ["BuildReport", "Skipped"]
+__all__ = ["BuildReport", "Skipped", "json_value"]
+
+
+def json_value(value: Any) -> Any:
+    """Return a number or name as JSON has it: None for what is not finite."""
+    value = value.item() if isinstance(value, np.generic) else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,7 @@ class BuildReport:
     Attributes
     ----------
     store
-        Where the cube is.
+        Where the cube is: its path, or its url where that is no local one.
     n_objects, n_types, n_aors
         The cube's lengths.
     aors_measured
@@ -56,7 +62,7 @@ class BuildReport:
         Whether the run changed anything.
     """
 
-    store: Path
+    store: str
     n_objects: int
     n_types: int
     n_aors: int
@@ -74,7 +80,7 @@ class BuildReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain values, for JSON."""
-        return asdict(self) | {"store": str(self.store), "ok": self.ok}
+        return asdict(self) | {"ok": self.ok}
 
     def to_text(self) -> str:
         """Return the report as people read it."""

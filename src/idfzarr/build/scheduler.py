@@ -6,6 +6,7 @@ scheduler knows nothing of images or stores.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 from dataclasses import dataclass
@@ -119,24 +120,21 @@ def _attempt(task: Task) -> Outcome:
         return Outcome(task.name, kind="unexpected", reason=f"{type(error).__name__}: {error}")
 
 
-class _Count(Callback):  # type: ignore[misc]  # dask ships no types for it
-    """Tell `progress` of every task the local scheduler ends."""
+def _count(label: str, total: int, progress: Progress) -> Callback:
+    """Return what tells `progress` of every task the local scheduler ends."""
+    ended = itertools.count(1)
 
-    def __init__(self, label: str, total: int, progress: Progress) -> None:
-        self._told = 0
+    def posttask(*_: object) -> None:
+        progress(label, min(next(ended), total), total)
 
-        def posttask(*_: object) -> None:
-            self._told += 1
-            progress(label, min(self._told, total), total)
-
-        super().__init__(posttask=posttask)
+    return Callback(posttask=posttask)
 
 
 def _run_local(
     label: str, tasks: Sequence[Task], scheduler: str, workers: int | None, progress: Progress
 ) -> list[Outcome]:
     delayed = [dask.delayed(_attempt, pure=False)(_Opaque(task)) for task in tasks]
-    with _Count(label, len(tasks), progress):
+    with _count(label, len(tasks), progress):
         results = dask.compute(
             *delayed,
             scheduler=scheduler,
@@ -168,8 +166,8 @@ def _run_cluster(
             raise UsageError(msg) from error
     else:
         msg = (
-            f"{scheduler!r} is no scheduler: use threads, processes, synchronous, an address such as "
-            "tcp://host:8786, or a distributed.Client"
+            f"{scheduler!r} is no scheduler: use threads, processes, synchronous, "
+            "an address such as tcp://host:8786, or a distributed.Client"
         )
         raise UsageError(msg)
     try:

@@ -157,7 +157,10 @@ def choose_sky(asked: str, *, has_wcs: bool) -> Literal["plane", "mesh"]:
         `asked` is none of `SKIES`.
     """
     if asked not in SKIES:
-        msg = f"{asked!r} is no way to remove the sky{closest(asked, SKIES)}; one of {', '.join(SKIES)}"
+        msg = (
+            f"{asked!r} is no way to remove the sky{closest(asked, SKIES)}; "
+            f"one of {', '.join(SKIES)}"
+        )
         raise UsageError(msg)
     if asked == "auto":
         return "plane" if has_wcs else "mesh"

@@ -12,7 +12,7 @@ import numpy as np
 from astropy import units
 
 from idfzarr.build.placed import PlacedMosaic, Source, place_mosaic, work_place
-from idfzarr.build.report import Skipped
+from idfzarr.build.report import Skipped, json_value
 from idfzarr.build.scheduler import Task, run_tasks
 from idfzarr.errors import ImageMissing, UsageError
 from idfzarr.imaging.aor_table import (
@@ -102,7 +102,8 @@ class Survey:
         """
         found = sorted({header.unit for header in self.headers})
         if len(found) > 1:
-            msg = f"the mosaics differ in unit (BUNIT): {', '.join(map(repr, found))}; build them apart"
+            units_found = ", ".join(map(repr, found))
+            msg = f"the mosaics differ in unit (BUNIT): {units_found}; build them apart"
             raise UsageError(msg)
         return _scale_and_unit(found[0], self.headers[0].pixel_scale)
 
@@ -326,25 +327,13 @@ class Registered:
             "aor": self.source.files.aor,
             "channel": self.source.files.channel,
             "kept": self.source.kept,
-            "sky": _plain(vars(self.sky)),
-            "placement": _plain(
-                {k: getattr(self, k) for k in ("how", "dx", "dy", "rms", "n_stars")}
-            ),
+            "sky": {k: json_value(v) for k, v in vars(self.sky).items()},
+            "placement": {
+                k: json_value(getattr(self, k)) for k in ("how", "dx", "dy", "rms", "n_stars")
+            },
             "files": list(self.files),
             "has_unc": self.has_unc,
         }
-
-
-def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return values as JSON has them: None for what is not finite."""
-    return {
-        key: None
-        if isinstance(value, float | np.floating) and not math.isfinite(value)
-        else value.item()
-        if isinstance(value, np.generic)
-        else value
-        for key, value in values.items()
-    }
 
 
 def _number(value: float | None) -> float:
@@ -356,20 +345,24 @@ def _file_stamp(path: Path) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
+@dataclass(frozen=True)
+class _Placing:
+    """How mosaics are brought onto the grid: its sky, and whether a mappable file is kept."""
+
+    grid: Grid
+    sky: str
+    keep: bool
+
+
 def _register(
-    writer: CubeWriter,
-    source: Source,
-    grid: Grid,
-    sky: str,
-    stars: StarField | None,
-    keep: bool,  # noqa: FBT001  # a task's arguments are given by position
+    writer: CubeWriter, source: Source, stars: StarField | None, how: _Placing
 ) -> Registered:
     """Read a mosaic whole, place it, and say so in the ledger."""
     stamps = {kind: _file_stamp(path) for kind, path in source.files.paths.items()}
     digests = {kind: source_digest(path) for kind, path in source.files.paths.items()}
     work = work_place(writer.place)
     placed_source, placed, placement = place_mosaic(
-        source, grid, sky=sky, stars=stars, work=work, keep=keep
+        source, how.grid, sky=how.sky, stars=stars, work=work, keep=how.keep
     )
     files = tuple(
         {
@@ -424,7 +417,9 @@ def _is_unchanged(file: Mapping[str, Any]) -> bool:
 
 def _recalled(source: Source, fields: Mapping[str, Any]) -> Registered:
     told = fields["placement"]
-    sky = {k: _number(v) if k in _SKY_FLOATS else v for k, v in fields["sky"].items()}
+    sky: dict[str, Any] = {
+        k: _number(v) if k in _SKY_FLOATS else v for k, v in fields["sky"].items()
+    }
     return Registered(
         source=replace(source, kept=fields["kept"]),
         sky=Plane(**sky),
@@ -472,13 +467,10 @@ def register_mosaics(
     known = _remembered(writer.state(), work_place(writer.place))
     per_channel = len(survey.mosaics) / max(1, len(survey.channels))
     keep = per_channel * grid.shape[0] * grid.shape[1] * 9 > _STRIP_MEMORY
+    how = _Placing(grid, sky, keep)
     todo = [key for key in sources if key not in known]
     tasks = [
-        Task(
-            str(sources[key].files.sci),
-            _register,
-            (writer, sources[key], grid, sky, stars.get(key), keep),
-        )
+        Task(str(sources[key].files.sci), _register, (writer, sources[key], stars.get(key), how))
         for key in todo
     ]
     outcomes = run_tasks(

@@ -27,8 +27,8 @@ def require_sky(ra: NDArray[np.float64], *, where: str) -> None:
     """
     if not np.isfinite(ra).any():
         msg = (
-            f"{where} has no sky coordinates: its frames had no WCS; choose objects by their pixels x "
-            "and y, or by id"
+            f"{where} has no sky coordinates: its frames had no WCS; "
+            "choose objects by their pixels x and y, or by id"
         )
         raise NoSkyCoordinates(msg)
 

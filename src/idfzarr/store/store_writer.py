@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     from idfzarr.store.place import Place, PlaceLike
 
-__all__ = ["StoreWriter", "refuse_existing"]
+__all__ = ["StoreWriter", "refuse_existing", "zarr_dtype"]
 
 _LEDGERS: dict[tuple[str, str], Ledger] = {}
 _LEDGERS_LOCK = threading.Lock()
@@ -207,7 +207,7 @@ class StoreWriter:
             dims, dtype = definition.dims, definition.dtype
             attributes = dict(definition.attributes) | dict(attributes or {})
         else:
-            dtype = _zarr_dtype(values)
+            dtype = zarr_dtype(values)
         self.write_array(name, values, dims=dims or (), dtype=dtype, attributes=attributes)
 
     def write_array(
@@ -240,7 +240,7 @@ class StoreWriter:
         attributes
             CF attributes.
         """
-        dtype = dtype or _zarr_dtype(values)
+        dtype = dtype or zarr_dtype(values)
         if self.schema is not None and chunks is None and all(map(self.schema.has_dim, dims)):
             spec = plain_spec(
                 self.schema, path, dims=dims, dtype=dtype, attributes=attributes, codec=codec
@@ -324,7 +324,8 @@ def _canonical(settings: Mapping[str, Any]) -> str:
         raise UsageError(msg) from error
 
 
-def _zarr_dtype(values: NDArray[Any]) -> str:
+def zarr_dtype(values: NDArray[Any]) -> str:
+    """Return the Zarr v3 data type that an array is stored as; raises `UsageError`."""
     kind = np.asarray(values).dtype
     if kind.kind in "OSTU":
         return "string"

@@ -113,8 +113,10 @@ class Summary:
             f"  chunk        {_shape(self.chunk_shape)}: one lightcurve",
             f"  shard        {_shape(self.shard_shape)}: one file",
             f"  codec        {self.codec}, {rounding}",
-            f"  on disk      {_size(self.stored_bytes)} of {_size(self.logical_bytes)} "
-            f"({ratio:.0%}); whole store {_size(self.total_bytes)}",
+            (
+                f"  on disk      {_size(self.stored_bytes)} of {_size(self.logical_bytes)} "
+                f"({ratio:.0%}); whole store {_size(self.total_bytes)}"
+            ),
             f"  time         {self._span()}",
             f"  unit         {', '.join(unit or 'none' for unit in self.units)}",
             f"  positions    {'ra, dec and pixels' if self.has_sky else 'pixels (no WCS)'}",
