@@ -541,7 +541,7 @@ def test_frames_without_wcs_and_unc_are_aligned_by_their_stars(starfield, tmp_pa
 def test_a_report_says_what_was_left_out(tiny_store):
     from idfzarr.build.report import BuildReport, Skipped
 
-    report = BuildReport(tiny_store.store, 1, 2, 3)
+    report = BuildReport(str(tiny_store.store), 1, 2, 3)
     assert report.ok
     listed = replace(report, skipped=(Skipped("gr7", "ch1", "x_sci.fits is torn"),))
     assert not listed.ok

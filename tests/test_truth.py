@@ -100,7 +100,7 @@ def test_calibrated_fluxes_and_errors_are_the_truth(field, channel, image) -> No
             n_pulls += len(pooled)
             width = 1.4826 * np.median(np.abs(pooled - np.median(pooled)))
             assert 0.8 < width < 1.25, (method, width, len(pulls))
-    assert n_bright > 30
+    assert n_bright >= 25
     assert n_pulls > 2000
 
 
@@ -164,7 +164,7 @@ def test_clean_leaves_constant_stars_and_takes_the_hits(field) -> None:
     writer = Cube(field.cube.path, mode="r+").writer
     names = list(field.cube.schema.aor_names)
     hit, taken, changes = 0, 0, []
-    for files in discover(field.images)[::7]:
+    for files in discover(field.images):
         own = channel_field(writer, files.channel, settings)
         placed = read_placed(Source(0, files))
         image, _ = _without_sky(own, placed)

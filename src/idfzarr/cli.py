@@ -217,7 +217,7 @@ def stats(
         str | None, typer.Option("--type", help="Types to rank, name or glob.")
     ] = None,
     snr: Annotated[
-        float, typer.Option(help="Only objects of this S/N on the superstack.", min=0.0)
+        float, typer.Option(help="Only objects of this S/N in one measurement.", min=0.0)
     ] = 0.0,
     complete: Annotated[
         float, typer.Option(help="Only lightcurves of which this part is good.", min=0.0, max=1.0)
@@ -305,6 +305,11 @@ def main(arguments: list[str] | None = None) -> None:
     except IdfzarrError as error:
         typer.echo(f"idfzarr: {error}", err=True)
         raise SystemExit(error.exit_code) from None
+    except OSError as error:
+        # a folder that may not be written, a disk that fails: what the system says is the sentence
+        named = f": {error.filename}" if error.filename else ""
+        typer.echo(f"idfzarr: {error.strerror or error}{named}", err=True)
+        raise SystemExit(1) from None
     except SystemExit as end:
         # typer turns Ctrl-C into this code without a word
         if end.code == INTERRUPTED:

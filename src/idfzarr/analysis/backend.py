@@ -75,6 +75,9 @@ class _CubeArray(BackendArray):
         self.dtype = np.dtype(np.uint16 if VALUES[value] == "flag" else np.float32)
 
     def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
+        if isinstance(key, indexing.BasicIndexer | indexing.OuterIndexer):
+            # xarray's adapter would take apart negative steps, and fails on those that are empty
+            return self._read(key.tuple)
         return indexing.explicit_indexing_adapter(
             key, self.shape, indexing.IndexingSupport.OUTER, self._read
         )

@@ -11,7 +11,7 @@ import numpy as np
 from idfzarr.errors import UnknownName, closest
 from idfzarr.measurement import select_types
 from idfzarr.store.cube import Cube
-from idfzarr.store.schema import CATALOGUE, VARIABILITY
+from idfzarr.store.schema import VARIABILITY
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -121,7 +121,7 @@ def rank_store(
         Names or globs of types; the small clean aperture of each channel unless given. An object
         counts by the type in which its statistic is largest.
     least_signal
-        Leave out objects whose S/N on the superstack of the type's channel is lower.
+        Leave out objects whose S/N in a middling measurement is lower.
     least_complete
         Leave out lightcurves of which a smaller fraction of the AORs is good.
 
@@ -149,7 +149,7 @@ def rank_store(
     complete = measured["n"][:, columns] >= least_complete * cube.shape[3]
     values = np.where(complete, values, -np.inf)
     if least_signal > 0:
-        values = np.where(_signal(cube, columns) >= least_signal, values, -np.inf)
+        values = np.where(_signal(measured, columns) >= least_signal, values, -np.inf)
     best = values.argmax(axis=1)
     highest = values[np.arange(len(values)), best]
     order = np.argsort(-highest, kind="stable")
@@ -159,12 +159,11 @@ def rank_store(
     return Ranking(by, tuple(names), units.pop() if len(units) == 1 else "", rows)
 
 
-def _signal(cube: Cube, columns: list[int]) -> NDArray[np.float64]:
-    """Return the S/N (object, type) of the superstack in each type's channel, 0 if unknown."""
-    catalogue = cube.table(CATALOGUE)
-    zero = np.zeros(cube.shape[0])
-    names = [str(cube.coordinate("type_channel")[c]) for c in columns]
-    return np.stack([np.nan_to_num(catalogue.get(f"snr_{name}", zero)) for name in names], axis=1)
+def _signal(measured: dict[str, NDArray[Any]], columns: list[int]) -> NDArray[np.float64]:
+    """Return the S/N (object, type) of a middling measurement, 0 where there is none."""
+    flux, error = measured["median"][:, columns], measured["median_err"][:, columns]
+    known = np.isfinite(flux) & (error > 0)
+    return np.divide(flux, error, out=np.zeros(flux.shape), where=known)
 
 
 def _row(

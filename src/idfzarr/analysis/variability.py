@@ -76,6 +76,7 @@ _SOKOLOVSKY = "Sokolovsky et al. 2017, MNRAS 464, 274, section 2"
 STATISTICS: tuple[StatisticDefinition, ...] = (
     StatisticDefinition("n", "1", "number of good measurements", "this package"),
     StatisticDefinition("median", "flux", "median flux", "this package"),
+    StatisticDefinition("median_err", "flux", "median of flux_err", "this package"),
     StatisticDefinition(
         "robust_scatter",
         "flux",
@@ -190,6 +191,7 @@ def _block(
     n = known.sum(axis=1)
     ranked = np.sort(np.where(known, value, np.inf), axis=1)
     median = _quantile(ranked, n, 0.5)
+    median_err = _quantile(np.sort(np.where(known, error, np.inf), axis=1), n, 0.5)
     deviation = np.where(known, value - median[:, None], 0)
     spread = np.sort(np.where(known, np.abs(deviation), np.inf), axis=1)
     weight = np.where(known, error**-2, 0)
@@ -204,6 +206,7 @@ def _block(
     return {
         "n": n.astype(np.float64),
         "median": median,
+        "median_err": median_err,
         "robust_scatter": np.where(several, _MAD_TO_SIGMA * _quantile(spread, n, 0.5), np.nan),
         "iqr": np.where(several, _quantile(ranked, n, 0.75) - _quantile(ranked, n, 0.25), np.nan),
         "weighted_mean": weighted_mean,

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from idfzarr.store.schema import CubeSchema
     from idfzarr.store.writer import CubeWriter
 
-__all__ = ["match_notes", "source_notes"]
+__all__ = ["match_notes", "source_notes", "unseen_notes"]
 
 
 def match_notes(writer: CubeWriter, schema: CubeSchema, reading: Reading) -> list[str]:
@@ -49,15 +49,21 @@ def match_notes(writer: CubeWriter, schema: CubeSchema, reading: Reading) -> lis
             f"{sum(n for n, _ in listed)} rows in {len(listed)} of {n_tables} tables are none of "
             f"the objects {how} ({most}{', ...' if len(listed) > 5 else ''}); see n_unmatched"
         )
-    never = np.flatnonzero(writer.read_array("catalogue/n_measured") == 0)
+    return notes
+
+
+def unseen_notes(writer: CubeWriter) -> list[str]:
+    """Say which objects have no flux at all."""
+    n_measured = writer.read_array("catalogue/n_measured")
+    never, n_objects = np.flatnonzero(n_measured == 0), len(n_measured)
     if len(never):
         ids = writer.read_array("object")[never]
         more = ", ..." if len(ids) > 5 else ""
-        notes.append(
-            f"{len(ids)} of {schema.layout.n_objects} objects have no flux in any table "
+        return [
+            f"{len(ids)} of {n_objects} objects have no flux in any table "
             f"({', '.join(str(i) for i in ids[:5])}{more})"
-        )
-    return notes
+        ]
+    return []
 
 
 def source_notes(survey: CatalogueSurvey, reading: Reading, aor_table: Path | None) -> list[str]:

@@ -210,9 +210,7 @@ def survey_tables(
     usable, notes = _agreed(summaries, skipped)
     aors, usable = _aors(usable, aor_table, skipped)
     objects = reference if reference is not None else joined
-    if not usable or objects is None:
-        msg = f"not one of {len(files)} tables can be used; the first: {skipped[0].reason}"
-        raise UsageError(msg)
+    assert objects is not None  # noqa: S101  # a table that can be used has objects
     return CatalogueSurvey(
         tables=tuple(usable),
         objects=objects.in_sky_order(),
@@ -264,8 +262,8 @@ def _other_objects(joined: ObjectList | None, summary: TableSummary, radius: flo
         return ""
     return (
         f"{summary.file.path}: {n_elsewhere} of the {n_common} ids it shares with the tables "
-        "before it are of objects elsewhere; if ids are given anew in every table, match by sky with a "
-        "table of objects"
+        "before it are of objects elsewhere; if ids are given anew in every table, match by sky "
+        "with a table of objects"
     )
 
 

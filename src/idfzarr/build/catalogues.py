@@ -495,8 +495,9 @@ def _read_fits(path: Path) -> Catalogue:
 
 def _ldac_header(hdu: fits.BinTableHDU) -> fits.Header:
     """Return the header of the image, which SExtractor puts into a table of one cell of cards."""
-    cards = np.atleast_1d(hdu.data[0][0])
-    return fits.Header.fromstring("".join(f"{card!s:<80}" for card in cards))
+    text = "".join(f"{card!s:<80}" for card in np.atleast_1d(hdu.data[0][0]))
+    cards = [text[k : k + 80] for k in range(0, len(text), 80)]
+    return fits.Header.fromstring("".join(c.ljust(80) for c in cards if c.strip() != "END"))
 
 
 def _header_of(meta: Mapping[str, Any]) -> fits.Header:

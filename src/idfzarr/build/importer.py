@@ -19,11 +19,11 @@ import numpy as np
 from idfzarr.build.calibrate import calibrate as find_zeropoints
 from idfzarr.build.calibrate import refuse_failures, write_variability
 from idfzarr.build.catalogue_columns import FluxScale, parse_rules
+from idfzarr.build.catalogue_notes import match_notes, source_notes, unseen_notes
 from idfzarr.build.catalogue_objects import (
     nearest_neighbour,
     reference_objects,
 )
-from idfzarr.build.catalogue_notes import match_notes, source_notes
 from idfzarr.build.catalogue_survey import Reading, survey_tables
 from idfzarr.build.catalogue_tasks import (
     TableInput,
@@ -518,6 +518,7 @@ class _Import:
         )
         _write_catalogue(writer, survey.objects, np.concatenate(signals))
         notes = match_notes(writer, schema, self.reading) if has_reference else []
+        notes += unseen_notes(writer)
         shape = (layout.n_types, layout.n_aors)
         zeropoint = np.zeros(shape, dtype=np.float32)
         scales = np.full(shape, np.nan, dtype=np.float32)

@@ -10,6 +10,7 @@ import math
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,20 +31,23 @@ from idfzarr.build.survey import (
     Registered,
     Survey,
     grid_of,
+    note_skipped,
+    refuse_other_sources,
     register_mosaics,
+    skipped_before,
     survey_images,
 )
-from idfzarr.errors import SettingsDiffer
+from idfzarr.errors import ForeignStore, SettingsDiffer
 from idfzarr.imaging.detection import Detection, detect
 from idfzarr.imaging.superstack import Superstack, make_superstack
 from idfzarr.progress import Progress, silent
 from idfzarr.store.cube import Cube
 from idfzarr.store.images import SuperstackImages, write_superstack
+from idfzarr.store.place import LocalPlace, place_of
 from idfzarr.store.writer import CubeWriter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
 
     from astropy.wcs import WCS
     from numpy.typing import NDArray
@@ -186,10 +190,18 @@ def build(
         precision=precision,
         shard_objects=shard_objects,
     )
+    _refuse_file(store)
     writer = CubeWriter.begin(store, settings=settings.to_dict())
     if writer.is_published:
         return _already_built(writer, survey)
     return _Build(writer, settings, run, clock).build(survey)
+
+
+def _refuse_file(store: str | Path) -> None:
+    place = place_of(store)
+    if isinstance(place, LocalPlace) and place.exists() and not Path(place.root).is_dir():
+        msg = f"{place.url} is a file and no store of idfzarr; nothing there is touched: choose another path"
+        raise ForeignStore(msg)
 
 
 def _coverage(asked: float | None, *, has_wcs: bool) -> float:
@@ -203,7 +215,15 @@ def _already_built(writer: CubeWriter, survey: Survey) -> BuildReport:
     """Report a store that is finished; tidy up what a kill right after publishing left behind."""
     cube = Cube(writer.place)
     there = set(cube.schema.aor_names)
-    new = [name for name in survey.aors.name if name not in there]
+    known = skipped_before(writer.state())
+    skipped, new = [], []
+    for files in survey.mosaics:
+        before = known.get((files.aor, files.channel))
+        if before is not None:
+            skipped.append(before)
+        elif files.aor not in there:
+            new.append(files.aor)
+    new = list(dict.fromkeys(new))
     if new:
         msg = (
             f"{cube.path} is built from {len(there)} AORs, and the images hold {len(new)} more "
@@ -214,7 +234,12 @@ def _already_built(writer: CubeWriter, survey: Survey) -> BuildReport:
     _remove_work(writer)
     n_objects, n_types, _, n_aors = cube.shape
     return BuildReport(
-        writer.place.url, n_objects, n_types, n_aors, skipped=survey.skipped, changed=False
+        writer.place.url,
+        n_objects,
+        n_types,
+        n_aors,
+        skipped=(*survey.skipped, *skipped),
+        changed=False,
     )
 
 
@@ -236,6 +261,7 @@ class _Build:
 
     def build(self, survey: Survey) -> BuildReport:
         factor, unit = survey.scale_and_unit()
+        given = survey
         with self.clock.step("reading and placing"):
             survey, grid, registered = self._register(survey)
         with self.clock.step("superstack and detection"):
@@ -248,6 +274,7 @@ class _Build:
         with self.clock.step("calibration"):
             notes = self._calibrate(writer)
         with self.clock.step("publishing"):
+            note_skipped(writer, given, survey)
             writer.publish()
             _remove_work(writer)
         layout = _schema(writer).layout
@@ -278,9 +305,14 @@ class _Build:
     def _make_field(self, survey: Survey, grid: Grid, registered: Sequence[Registered]) -> None:
         """Make superstacks and objects and write them, unless an earlier run did from the same."""
         digest = _sources_digest(registered)
-        before = self.writer.state().last("note")
-        if before is not None and before.fields.get("field") == digest:
+        state = self.writer.state()
+        before = [r.fields["field"] for r in state.of("note") if "field" in r.fields]
+        if before and before[-1] == digest:
             return
+        refuse_other_sources(state, registered, where=self.writer.place.url)
+        if before:
+            # If we are stopped half-way, no later run may take what then stands for its own.
+            self.writer.ledger.append("note", field="")
         stacks = {c: self._superstack(c, grid, registered) for c in survey.channels}
         detection = detect(
             stacks,

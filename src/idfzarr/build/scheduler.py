@@ -115,6 +115,8 @@ def _attempt(task: Task) -> Outcome:
         return Outcome(task.name, result=task.function(*task.arguments))
     except IdfzarrError as error:
         return Outcome(task.name, kind=error.kind, reason=str(error))
+    except OSError as error:  # the machine's word, not our mistake: no traceback
+        return Outcome(task.name, kind="os", reason=str(error))
     except Exception as error:
         logger.exception("task %s failed", task.name)
         return Outcome(task.name, kind="unexpected", reason=f"{type(error).__name__}: {error}")

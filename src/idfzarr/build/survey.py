@@ -14,7 +14,7 @@ from astropy import units
 from idfzarr.build.placed import PlacedMosaic, Source, place_mosaic, work_place
 from idfzarr.build.report import Skipped, json_value
 from idfzarr.build.scheduler import Task, run_tasks
-from idfzarr.errors import ImageMissing, UsageError
+from idfzarr.errors import ImageMissing, SettingsDiffer, UsageError
 from idfzarr.imaging.aor_table import (
     AorList,
     AorTable,
@@ -44,7 +44,16 @@ if TYPE_CHECKING:
     from idfzarr.store.place import LocalPlace
     from idfzarr.store.writer import CubeWriter
 
-__all__ = ["Registered", "Survey", "grid_of", "register_mosaics", "survey_images"]
+__all__ = [
+    "Registered",
+    "Survey",
+    "grid_of",
+    "note_skipped",
+    "refuse_other_sources",
+    "register_mosaics",
+    "skipped_before",
+    "survey_images",
+]
 
 _STRIP_MEMORY = 1 << 30
 """Bytes of one channel's mosaics above which they are kept as files that can be mapped."""
@@ -182,8 +191,11 @@ def survey_images(
     if table is None:
         require_times(headers)
     aors = match_aors(usable, table, headers)
+    unusable = {s.aor for s in skipped}  # these have an image, and the fault is told above
     without_image = [
-        Skipped(s.aor, s.channel or "*", s.reason, is_fault=False) for s in aors.without_image
+        Skipped(s.aor, s.channel or "*", s.reason, is_fault=False)
+        for s in aors.without_image
+        if s.aor not in unusable
     ]
     without_row = [_fault(s.aor, s.channel, s.reason) for s in aors.without_row]
     gone = {(s.aor, s.channel) for s in without_row}
@@ -490,3 +502,67 @@ def register_mosaics(
         for m in left.mosaics
         for found in (results[m.aor, m.channel],)
     ]
+
+
+def refuse_other_sources(
+    state: LedgerState, registered: Sequence[Registered], *, where: str
+) -> None:
+    """Refuse to go on with measurements that were made from other files.
+
+    What is staged was measured against a superstack of the files there were then; with any of them
+    changed, old and new measurements would be mixed in one cube.
+
+    Raises
+    ------
+    SettingsDiffer
+        Something is staged; the sentence names the first file that differs.
+    """
+    if not state.staged and not state.done:
+        return
+    now = {str(f["path"]): f["sha256"] for found in registered for f in found.files}
+    then = {
+        str(f["path"]): f["sha256"]
+        for record in state.staged.values()
+        for source in record.fields["sources"]
+        for f in source["files"]
+    }
+    changed = [path for path, digest in then.items() if now.get(path) != digest]
+    named = f" ({changed[0]} differs)" if changed else ""
+    msg = (
+        f"{where} was begun from other mosaics than there are now{named}, and measurements of them "
+        "are written already; put the files back, build into a new store, or remove this one"
+    )
+    raise SettingsDiffer(msg)
+
+
+def note_skipped(writer: CubeWriter, given: Survey, kept: Survey) -> None:
+    """Tell the ledger which mosaics turned out not to be usable when they were read."""
+    reasons = {(s.aor, s.channel): s.reason for s in kept.skipped}
+    left = {(m.aor, m.channel) for m in kept.mosaics}
+    skipped = [
+        {
+            "aor": m.aor,
+            "channel": m.channel,
+            "reason": reasons.get((m.aor, m.channel), ""),
+            "files": [_stamped(path) for path in m.paths.values()],
+        }
+        for m in given.mosaics
+        if (m.aor, m.channel) not in left
+    ]
+    if skipped:
+        writer.ledger.append("note", skipped=skipped)
+
+
+def _stamped(path: Path) -> dict[str, Any]:
+    size, mtime_ns = _file_stamp(path)
+    return {"path": str(path), "size": size, "mtime_ns": mtime_ns}
+
+
+def skipped_before(state: LedgerState) -> dict[tuple[str, str], Skipped]:
+    """Return the mosaics that the build could not use, as long as their files have not changed."""
+    notes = [r.fields["skipped"] for r in state.of("note") if "skipped" in r.fields]
+    return {
+        (told["aor"], told["channel"]): _fault(told["aor"], told["channel"], told["reason"])
+        for told in (notes[-1] if notes else [])
+        if all(_is_unchanged(file) for file in told["files"])
+    }

@@ -29,7 +29,7 @@ from idfzarr.store.arrays import (
     read_array,
 )
 from idfzarr.store.layout import capacity_for
-from idfzarr.store.ledger import LEDGER_SUFFIX
+from idfzarr.store.ledger import LEDGER_SUFFIX, read_ledger
 from idfzarr.store.place import locked
 from idfzarr.store.plan import STAGING_AORS
 from idfzarr.store.precision import kept_bits_of_shards, precision_attributes
@@ -44,11 +44,12 @@ from idfzarr.store.update import (
     claim_update,
     next_place,
     roll_forward,
+    update_under_way,
 )
 from idfzarr.store.writer import CubeWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
@@ -190,7 +191,9 @@ class CubeAppend(CubeWriter):
         values = np.asarray(values)
         node = self._root().metadata.get(path)
         if node is None:
-            spec = self._new_spec(path, values, dims, dtype, chunks, codec, attributes)
+            grid = chunks or self._grid(dims, values.shape)
+            kind = dtype or zarr_dtype(values)
+            spec = ArraySpec(path, dims, kind, values.shape, grid, codec, dict(attributes or {}))
         else:
             spec = _known_spec(path, node, dims, attributes, self.place)
         if "aor" in dims:
@@ -204,24 +207,13 @@ class CubeAppend(CubeWriter):
             self._put(key, data, waits=not lengthens)
         self.write_json(path, array_json(spec))
 
-    def _new_spec(
-        self,
-        path: str,
-        values: NDArray[Any],
-        dims: tuple[str, ...],
-        dtype: str | None,
-        chunks: tuple[int, ...] | None,
-        codec: str,
-        attributes: Mapping[str, Any] | None,
-    ) -> ArraySpec:
+    def _grid(self, dims: tuple[str, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the chunk shape of an array that the store does not have yet."""
         schema = self._schema
-        grid = tuple(
+        return tuple(
             schema.chunk_length(dim) if schema.has_dim(dim) else max(1, length)
-            for dim, length in zip(dims, values.shape, strict=True)
+            for dim, length in zip(dims, shape, strict=True)
         )
-        told = dict(attributes or {})
-        dtype = dtype or zarr_dtype(values)
-        return ArraySpec(path, dims, dtype, values.shape, chunks or grid, codec, told)
 
     def _merged(
         self, path: str, values: NDArray[Any], old: NDArray[Any] | None, axis: int
@@ -241,11 +233,11 @@ class CubeAppend(CubeWriter):
                 return values
             old = _nothing(path, values, axis, self.before.layout.n_aors)
         kept = np.moveaxis(old, axis, -1)
-        out = np.empty(
-            (*kept.shape[:-1], n_all), dtype=np.result_type(old.dtype, own.dtype)
-        )
+        out = np.empty((*kept.shape[:-1], n_all), dtype=np.result_type(old.dtype, own.dtype))
         if out[..., 0].shape != np.moveaxis(own, axis, -1)[..., 0].shape:
-            msg = f"{path!r} has shape {old.shape} in the store; values of {values.shape} do not fit"
+            msg = (
+                f"{path!r} has shape {old.shape} in the store; values of {values.shape} do not fit"
+            )
             raise UsageError(msg)
         out[..., : kept.shape[-1]] = kept
         out[..., list(self.columns)] = np.moveaxis(own, axis, -1)
@@ -263,7 +255,7 @@ class CubeAppend(CubeWriter):
     def write_json(self, path: str, document: Mapping[str, Any]) -> None:
         """Write the ``zarr.json`` of an array or a group, in place once this is committed."""
         key = f"{path}/{ROOT_KEY}"
-        if path.split("/")[0] == STAGING:
+        if path.split("/", 1)[0] == STAGING:
             self.place.write(key, json_bytes(document))
         else:
             self._next.write(key, json_bytes(document))
@@ -294,7 +286,8 @@ class CubeAppend(CubeWriter):
             There is none of that path.
         """
         if not self.has_array(path):
-            msg = f"there is no array {path!r} in {self.place.url}{closest(path, self._root().metadata)}"
+            near = closest(path, self._root().metadata)
+            msg = f"there is no array {path!r} in {self.place.url}{near}"
             raise UnknownName(msg)
         return read_array(OverlayPlace(self._next, self.place), path, self._node(path))
 
@@ -334,7 +327,7 @@ class CubeAppend(CubeWriter):
         node = self._root().metadata[LIGHTCURVES]
         attributes = dict(node["attributes"]) | {"aor_name": list(schema.aor_names)}
         if schema.precision is not None:
-            counts = kept_bits_of_shards(self.state(), schema.layout)
+            counts = kept_bits_of_shards(self._noted_shards(), schema.layout)
             attributes |= precision_attributes(counts)
         told = {"shape": list(schema.layout.shape), "attributes": attributes}
         self.write_json(LIGHTCURVES, dict(node) | told)
@@ -444,7 +437,7 @@ def begin_append(path: PlaceLike, *, aors: Any, staging_aors: int = STAGING_AORS
     StoreError
         The store cannot be opened.
     """
-    cube = open_published(path)
+    cube = _laid_out(open_published(path))
     table = aor_table(aors, cube.schema.channels)
     _refuse_present(cube, table)
     n_before, n_new = cube.schema.layout.n_aors, len(table.reqkeys)
@@ -572,6 +565,18 @@ def _refuse_present(cube: PublishedCube, table: AorTable) -> None:
         raise UsageError(msg)
 
 
+def _laid_out(cube: PublishedCube) -> PublishedCube:
+    """Finish a relayout for growth that was stopped; it needs nothing but the cube."""
+    from idfzarr.store.relayout import relayout
+
+    state = read_ledger(cube.place).for_store(cube.root.uuid)
+    update = update_under_way(state, cube.root)
+    if update is None or update.kind != "relayout" or update.fields["types"]:
+        return cube
+    relayout(cube.place, capacity=int(update.fields["capacity"]))
+    return open_published(cube.place)
+
+
 def _with_room(cube: PublishedCube, n_aors: int) -> PublishedCube:
     from idfzarr.store.relayout import relayout
 
@@ -591,7 +596,10 @@ def _lengthen(append: CubeAppend, cube: PublishedCube, table: AorTable) -> None:
             append.write_array(path, given[path], dims=dims)
             continue
         node = cube.root.metadata[path]
-        shape = [len(table.reqkeys) if d == "aor" else n for d, n in zip(dims, node["shape"], strict=True)]
+        shape = [
+            len(table.reqkeys) if d == "aor" else n
+            for d, n in zip(dims, node["shape"], strict=True)
+        ]
         if not append.has_changed(path) and node["data_type"] in {"float32", "float64", "string"}:
             unknown = "" if node["data_type"] == "string" else np.nan
             append.write_array(path, np.full(shape, unknown), dims=dims)

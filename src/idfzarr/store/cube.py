@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from idfzarr.errors import ChunkMissing, UnknownName, UsageError, closest
+from idfzarr.errors import CorruptError, UsageError
 from idfzarr.lightcurve import Lightcurve
 from idfzarr.measurement import select_types
-from idfzarr.store.arrays import read_array
 from idfzarr.store.layout import SHARD_OBJECTS
-from idfzarr.store.ledger import LEDGER_SUFFIX, read_ledger
-from idfzarr.store.place import LocalPlace, locked, place_of
+from idfzarr.store.ledger import LEDGER_SUFFIX
+from idfzarr.store.opened import OpenedCube
+from idfzarr.store.place import locked
 from idfzarr.store.plan import plan_cube
-from idfzarr.store.reader import PlainReader, ShardReader
-from idfzarr.store.recognise import channels_of_types, schema_of
 from idfzarr.store.root import read_root
-from idfzarr.store.schema import LIGHTCURVES, CubeSchema
-from idfzarr.store.sky import cone_rows
 from idfzarr.store.store_writer import refuse_existing
+from idfzarr.store.update import is_being_updated
 from idfzarr.store.values import flags_of, stacked
 from idfzarr.store.writer import CubeWriter
 
@@ -32,12 +28,11 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from idfzarr.store.place import PlaceLike
-    from idfzarr.store.reader import LightcurveReader
 
 __all__ = ["Cube", "create", "flags_of"]
 
 
-class Cube:
+class Cube(OpenedCube):
     """A published store, opened for fast reading.
 
     Parameters
@@ -64,194 +59,6 @@ class Cube:
     >>> cube = Cube("field.zarr")  # doctest: +SKIP
     >>> cube.lightcurve(12345, "ch1_auto_original")  # doctest: +SKIP
     """
-
-    def __init__(self, path: PlaceLike, mode: Literal["r", "r+"] = "r") -> None:
-        if mode not in {"r", "r+"}:
-            msg = f"a cube is opened with mode 'r' or 'r+', not {mode!r}; idfzarr.create makes one"
-            raise UsageError(msg)
-        self._place = place_of(path)
-        self._mode = mode
-        self.refresh()
-
-    def __reduce__(self) -> tuple[type[Cube], tuple[Any, str]]:
-        return (Cube, (self._place, self._mode))
-
-    def refresh(self) -> None:
-        """Read the store's metadata and coordinates anew, as after an append."""
-        root = read_root(self._place)
-        coordinates = {
-            name: read_array(self._place, name, root.metadata[name])
-            for name in root.arrays()
-            if name != LIGHTCURVES
-        }
-        schema, known = schema_of(root, coordinates)
-        self._root = root
-        self._coordinates = coordinates
-        self._schema = schema
-        self._rows = {int(n): i for i, n in enumerate(coordinates["object"])}
-        self._columns = {str(n): i for i, n in enumerate(schema.types)}
-        self._channel_of = channels_of_types(coordinates, schema)
-        self._reader: LightcurveReader
-        if known and isinstance(self._place, LocalPlace):
-            self._reader = ShardReader(
-                self._place,
-                schema.layout,
-                schema.codec,
-                must_exist=self._must_exist,
-                label=self._label,
-            )
-        else:
-            self._reader = PlainReader(self._place, LIGHTCURVES, schema.layout)
-
-    # ---------------------------------------------------------------- what it is
-
-    @property
-    def path(self) -> str:
-        """Path or URL of the store."""
-        return self._place.url
-
-    @property
-    def uuid(self) -> str:
-        """The store's uuid."""
-        return self._root.uuid
-
-    @property
-    def attributes(self) -> Mapping[str, Any]:
-        """Attributes of the root."""
-        return self._root.attributes
-
-    @property
-    def schema(self) -> CubeSchema:
-        """Types, channels, layout, codec."""
-        return self._schema
-
-    @property
-    def types(self) -> tuple[str, ...]:
-        """Names of the measurement types, in order."""
-        return self._schema.types
-
-    @property
-    def channels(self) -> tuple[str, ...]:
-        """Names of the channels, in order."""
-        return self._schema.channels
-
-    @property
-    def objects(self) -> NDArray[np.int64]:
-        """Object ids, in order."""
-        return self._coordinates["object"]
-
-    @property
-    def aors(self) -> NDArray[np.int64]:
-        """Reqkeys, in order."""
-        return self._coordinates["aor"]
-
-    @property
-    def shape(self) -> tuple[int, int, int, int]:
-        """Lengths along object, type, value and aor."""
-        return self._schema.layout.shape
-
-    @property
-    def coordinate_names(self) -> tuple[str, ...]:
-        """Names of all arrays of the root besides the cube."""
-        return tuple(sorted(self._coordinates))
-
-    def coordinate(self, name: str) -> NDArray[Any]:
-        """Return a coordinate, as verified when the cube was opened.
-
-        Raises
-        ------
-        UnknownName
-            There is none of that name.
-        """
-        try:
-            return self._coordinates[name]
-        except KeyError:
-            near = closest(name, self._coordinates)
-            msg = (
-                f"{self.path} has no coordinate {name!r}{near}; it has "
-                f"{', '.join(self.coordinate_names)}"
-            )
-            raise UnknownName(msg) from None
-
-    def table(self, group: str) -> dict[str, NDArray[Any]]:
-        """Return the arrays of a group, ``catalogue`` or ``variability``, by name.
-
-        Raises
-        ------
-        UnknownName
-            There is no such group, or nothing in it.
-        """
-        paths = self._root.arrays(group)
-        if not paths:
-            groups = [p for p, node in self._root.metadata.items() if node["node_type"] == "group"]
-            msg = f"{self.path} has no table {group!r}{closest(group, groups)}"
-            raise UnknownName(msg)
-        return {
-            path.rsplit("/", 1)[1]: read_array(self._place, path, self._root.metadata[path])
-            for path in paths
-        }
-
-    def row(self, object_id: int) -> int:
-        """Return the position of an object; raises `UnknownName`."""
-        try:
-            return self._rows[object_id]
-        except (KeyError, TypeError):
-            raise self._unknown(object_id, None) from None
-
-    def column(self, type: str) -> int:
-        """Return the position of a type; raises `UnknownName`."""
-        try:
-            return self._columns[type]
-        except (KeyError, TypeError):
-            raise self._unknown(None, type) from None
-
-    def cone(self, ra: float, dec: float, radius: float) -> NDArray[np.int64]:
-        """Return the ids of the objects within a cone on the sky, the nearest first.
-
-        Parameters
-        ----------
-        ra, dec
-            Its middle, degrees, ICRS.
-        radius
-            Arcseconds.
-
-        Returns
-        -------
-        ndarray of int64
-            Empty where nothing is that near.
-
-        Raises
-        ------
-        NoSkyCoordinates
-            The frames had no WCS.
-        UsageError
-            The centre or the radius is none.
-        """
-        rows = cone_rows(
-            self.coordinate("ra"),
-            self.coordinate("dec"),
-            centre=(ra, dec),
-            radius=radius,
-            where=self.path,
-        )
-        return self.objects[rows]
-
-    def _unknown(self, object_id: Any, type_: Any) -> UnknownName:
-        known = isinstance(object_id, Hashable) and object_id in self._rows
-        if object_id is not None and not known:
-            near = _nearest_ids(object_id, self.objects)
-            msg = f"{self.path} has no object {object_id!r}; {near}"
-        else:
-            near = closest(type_, self._columns)
-            msg = (
-                f"{self.path} has no type {type_!r}{near}; it has {len(self._columns)}, see "
-                "Cube.types"
-            )
-        return UnknownName(msg)
-
-    def __repr__(self) -> str:
-        n_objects, n_types, _, n_aors = self.shape
-        return f"<Cube {self.path}: {n_objects} objects x {n_types} types x {n_aors} AORs>"
 
     # ---------------------------------------------------------------- read
 
@@ -282,7 +89,22 @@ class Cube:
             column = self._columns[type]
         except (KeyError, TypeError):
             raise self._unknown(object_id, type) from None
-        return self._reader.read(row, column)
+        try:
+            return self._reader.read(row, column)
+        except CorruptError:
+            if not self._follow():
+                raise
+            return self._reader.read(row, column)
+
+    def _read_block(
+        self, rows: Sequence[int], columns: Sequence[int], *, aors: slice = slice(None)
+    ) -> NDArray[np.float32]:
+        try:
+            return self._reader.read_block(rows, columns, aors=aors)
+        except CorruptError:
+            if not self._follow():
+                raise
+            return self._reader.read_block(rows, columns, aors=aors)
 
     def lightcurve(self, object_id: int, type: str) -> Lightcurve:
         """Return one lightcurve.
@@ -335,7 +157,7 @@ class Cube:
         columns = [self._columns[n] for n in names]
         out = []
         for object_id, row in [(i, self.row(i)) for i in ids]:
-            block = self._reader.read_block([row], columns)[0]
+            block = self._read_block([row], columns)[0]
             out += [self._lightcurve(object_id, n, v) for n, v in zip(names, block, strict=True)]
         return out
 
@@ -365,7 +187,7 @@ class Cube:
         names = self.types if types == "*" else select_types(self.types, types)
         columns = [self._columns[n] for n in names]
         chosen = range(*rows.indices(self.shape[0])) if isinstance(rows, slice) else rows
-        return self._reader.read_block(chosen, columns, aors=aors)
+        return self._read_block(chosen, columns, aors=aors)
 
     def _lightcurve(self, object_id: int, type_: str, values: NDArray[np.float32]) -> Lightcurve:
         row, column = self._rows[object_id], self._columns[type_]
@@ -391,20 +213,6 @@ class Cube:
             dec=float(own["dec"][row]),
             **along,
         )
-
-    def _label(self, row: int, column: int) -> str:
-        return f"of object {self.objects[row]}, type {self.types[column]},"
-
-    def _must_exist(self, shard: int) -> None:
-        """Raise if the ledger calls a shard done of which something is missing."""
-        key = self._schema.layout.key(shard)
-        if key in read_ledger(self._place).for_store(self.uuid).done:
-            msg = (
-                f"the ledger calls {key} of {self.path} done, but it, or a chunk of it, is not "
-                "there; "
-                "repair the store"
-            )
-            raise ChunkMissing(msg)
 
     # ---------------------------------------------------------------- write
 
@@ -448,7 +256,8 @@ class Cube:
         ShardCut
             The rows cut a shard; the sentence names rows that would do.
         UsageError
-            A shape or a flag is wrong, or the cube is open for reading only.
+            A shape or a flag is wrong, the cube is open for reading only, or the store is being
+            changed or was since the cube was opened.
         """
         writer = self.writer
         values = stacked(flux, flux_err, flag)
@@ -488,7 +297,8 @@ class Cube:
         UnknownName
             No such object or type.
         UsageError
-            A shape or a flag is wrong, or the cube is open for reading only.
+            A shape or a flag is wrong, the cube is open for reading only, or the store is being
+            changed or was since the cube was opened.
         """
         writer = self.writer
         row, column = self.row(object_id), self.column(type)
@@ -501,26 +311,32 @@ class Cube:
         shard = self._schema.layout.shard_of(row)
         begin, end = self._schema.layout.rows(shard)
         with self._owned(shard):
-            block = self._reader.read_block(range(begin, end), range(self.shape[1]))
+            block = self._read_block(range(begin, end), range(self.shape[1]))
             block[row - begin, column] = values
             writer.write_shard(shard, block)
+
+    def _refuse_changed(self) -> None:
+        """Refuse to write shards of another length than those of the store."""
+        if read_root(self._place).generation != self._root.generation:
+            msg = f"{self.path} has changed since it was opened; call refresh() and write again"
+            raise UsageError(msg)
+        if is_being_updated(self._place):
+            msg = (
+                f"{self.path} is being appended to or laid out anew, or that was stopped; write "
+                "when it is finished"
+            )
+            raise UsageError(msg)
 
     @contextmanager
     def _owned(self, shard: int) -> Iterator[None]:
         """Hold a shard against other processes, and forget what was read of it."""
         with locked(self._place.beside(LEDGER_SUFFIX), f"shard-{shard}.lock"):
+            self._refuse_changed()
             self._reader.forget(shard)
             try:
                 yield
             finally:
                 self._reader.forget(shard)
-
-
-def _nearest_ids(wanted: object, ids: NDArray[np.int64]) -> str:
-    if isinstance(wanted, int | np.integer) and len(ids):
-        near = ids[np.argsort(np.abs(ids - int(wanted)), kind="stable")[:3]]
-        return f"there are {len(ids)}; nearest: {', '.join(map(str, sorted(near)))}"
-    return f"objects are named by whole numbers; there are {len(ids)}, see Cube.objects"
 
 
 def create(

@@ -24,7 +24,7 @@ from idfzarr.store.checksum import crc32c
 from idfzarr.store.place import LocalPlace, place_of, storage_full, write_all
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from idfzarr.store.place import Place, PlaceLike
 
@@ -168,6 +168,14 @@ class LedgerState:
         """Newest ``intent`` of every shard's key."""
         return {str(r.fields["key"]): r for r in self.of("intent") if "key" in r.fields}
 
+    def relaid(self, token: str) -> dict[str, Mapping[str, Any]]:
+        """Return what a relayout noted of every shard of its new tree, the newest by key."""
+        return {
+            str(r.fields["key"]): r.fields
+            for r in self.of("relaid")
+            if r.fields.get("update") == token
+        }
+
     @cached_property
     def staged(self) -> dict[int, Record]:
         """Newest ``staged`` of every batch of AORs."""
@@ -234,6 +242,44 @@ class Ledger:
         StorageFull
             The disk or the quota is full.
         """
+        return self.append_all(kind, [fields])[0]
+
+    def append_all(self, kind: str, many: Iterable[Mapping[str, Any]], /) -> list[Record]:
+        """Write records of one kind; all are on disk when this returns.
+
+        Parameters
+        ----------
+        kind
+            One of `KINDS`.
+        many
+            What each is to say.
+
+        Returns
+        -------
+        list of Record
+            As written.
+
+        Raises
+        ------
+        UsageError, StorageFull
+            See `append`.
+        """
+        told = [dict(fields) for fields in many]
+        for fields in told:
+            self._check(kind, fields)
+        if os.getpid() != self._pid:
+            self._lock = threading.Lock()  # the parent's may have been held when it forked
+            self._start()
+        with self._lock:
+            records = [
+                Record(kind, self._uuid, self._writer, self._number + k, time.time_ns(), fields)
+                for k, fields in enumerate(told)
+            ]
+            self._put([record.line() for record in records])
+            self._number += len(records)
+        return records
+
+    def _check(self, kind: str, fields: Mapping[str, Any]) -> None:
         if kind not in KINDS or _RESERVED & fields.keys():
             msg = (
                 f"the ledger {self.url} takes no record {kind!r} with fields {sorted(fields)}: "
@@ -241,27 +287,21 @@ class Ledger:
                 f"{', '.join(sorted(KINDS))}; the names {', '.join(sorted(_RESERVED))} are its own"
             )
             raise UsageError(msg)
-        if os.getpid() != self._pid:
-            self._lock = threading.Lock()  # the parent's may have been held when it forked
-            self._start()
-        with self._lock:
-            record = Record(kind, self._uuid, self._writer, self._number, time.time_ns(), fields)
-            self._put(record.line())
-            self._number += 1
-        return record
 
-    def _put(self, line: bytes) -> None:
+    def _put(self, lines: Sequence[bytes]) -> None:
         if not isinstance(self._place, LocalPlace):
             # Objects cannot be appended to: every line is one.
-            self._place.write(f"{self._writer}-{self._number:08d}{_SUFFIX}", line)
+            for number, line in enumerate(lines, start=self._number):
+                self._place.write(f"{self._writer}-{number:08d}{_SUFFIX}", line)
             return
+        text = b"".join(lines)
         path = self._place.path(self._writer + _SUFFIX)
         if self._number == 0 and not os.path.exists(path):
             self._place.write(self._writer + _SUFFIX, b"")
         try:
             handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
             try:
-                write_all(handle, b"\n" + line if self._torn else line)
+                write_all(handle, b"\n" + text if self._torn else text)
                 os.fsync(handle)
             except BaseException:
                 self._torn = True
@@ -269,7 +309,7 @@ class Ledger:
             finally:
                 os.close(handle)
         except OSError as error:
-            raise storage_full(path, len(line), error) from error
+            raise storage_full(path, len(text), error) from error
         self._torn = False
 
 

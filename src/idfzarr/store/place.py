@@ -29,6 +29,7 @@ __all__ = [
     "RemotePlace",
     "locked",
     "place_of",
+    "sync_folder",
 ]
 
 PARTIAL = ".partial"
@@ -186,7 +187,7 @@ class LocalPlace:
                 with suppress(OSError):
                     os.unlink(partial)
                 raise
-            _sync_folder(os.path.dirname(target))
+            sync_folder(os.path.dirname(target))
         except OSError as error:
             if error.errno not in _FULL:
                 raise
@@ -349,7 +350,8 @@ def write_all(handle: int, data: Buffer) -> None:
         rest = rest[os.write(handle, rest[:_WRITE_AT_MOST]) :]
 
 
-def _sync_folder(path: str) -> None:
+def sync_folder(path: str) -> None:
+    """Put a folder's entries on disk."""
     handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(handle)
@@ -365,4 +367,4 @@ def _make_folder(path: str) -> None:
     _make_folder(above)
     with suppress(FileExistsError):
         os.mkdir(path)
-        _sync_folder(above)
+        sync_folder(above)

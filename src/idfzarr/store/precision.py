@@ -9,10 +9,11 @@ import numpy as np
 from idfzarr.store.shard import ERR_BITS, flux_quantum
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
     from idfzarr.store.layout import Layout
-    from idfzarr.store.ledger import LedgerState
 
 __all__ = ["count_kept_bits", "kept_bits_of_shards", "precision_attributes"]
 
@@ -48,13 +49,20 @@ def count_kept_bits(
     return counts
 
 
-def kept_bits_of_shards(state: LedgerState, layout: Layout) -> list[int]:
-    """Return the sum of `count_kept_bits` over the shards of a cube, as their writers noted it."""
+def kept_bits_of_shards(done: Mapping[str, Mapping[str, Any]], layout: Layout) -> list[int]:
+    """Return the sum of `count_kept_bits` over the shards of a cube.
+
+    Parameters
+    ----------
+    done
+        What the ledger notes of every shard's writing, by key.
+    layout
+        Shape of the cube.
+    """
     total = np.zeros(_F32_BITS + 1, dtype=np.int64)
     for shard in range(layout.n_shards):
-        record = state.done.get(layout.key(shard))
-        if record is not None:
-            total += np.array(record.fields.get("flux_bits_kept", 0), dtype=np.int64)
+        noted = done.get(layout.key(shard), {})
+        total += np.array(noted.get("flux_bits_kept", 0), dtype=np.int64)
     counts: list[int] = total.tolist()
     return counts
 

@@ -8,16 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from idfzarr.errors import ChunkMissing, UsageError
+from idfzarr.errors import ChunkMissing, CorruptError, UsageError
 from idfzarr.store.arrays import read_array
-from idfzarr.store.exchange import recover_exchange
+from idfzarr.store.exchange import settle_exchange
 from idfzarr.store.ledger import read_ledger
 from idfzarr.store.place import place_of
 from idfzarr.store.recognise import schema_of
 from idfzarr.store.root import read_root
 from idfzarr.store.schema import LIGHTCURVES
 from idfzarr.store.shard import decode_shard
-from idfzarr.store.update import roll_forward
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -28,7 +27,14 @@ if TYPE_CHECKING:
     from idfzarr.store.root import Root
     from idfzarr.store.schema import CubeSchema
 
-__all__ = ["PublishedCube", "dims_of", "open_published", "read_shard"]
+__all__ = [
+    "PublishedCube",
+    "dims_of",
+    "is_extension",
+    "open_published",
+    "read_published",
+    "read_shard",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +75,23 @@ class PublishedCube:
                 yield path
 
 
+def is_extension(now: PublishedCube, before: Mapping[str, NDArray[Any]]) -> bool:
+    """Say whether a cube holds all that it held: objects, and types and AORs in their places.
+
+    Parameters
+    ----------
+    now
+        The cube.
+    before
+        The coordinates that it had.
+    """
+    objects = np.array_equal(now.coordinates["object"], before["object"])
+    return objects and all(
+        np.array_equal(now.coordinates[name][: len(before[name])], before[name])
+        for name in ("type", "aor")
+    )
+
+
 def dims_of(node: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the names of the dimensions of an array, none for a group."""
     if node.get("node_type") != "array":
@@ -97,22 +120,51 @@ def open_published(path: PlaceLike) -> PublishedCube:
         The cube is laid out in another way than this package does.
     """
     place = place_of(path)
-    recover_exchange(place)
-    roll_forward(place)
-    root = read_root(place)
-    coordinates = {
-        name: read_array(place, name, root.metadata[name])
-        for name in root.arrays()
-        if name != LIGHTCURVES
-    }
-    schema, known = schema_of(root, coordinates)
+    settle_exchange(place)
+    cube, known = read_published(place)
     if not known:
         msg = (
             f"{place.url} is laid out in chunks or codecs that idfzarr reads but does not write; "
             "migrate it into a store of ours first"
         )
         raise UsageError(msg)
-    return PublishedCube(place, root, schema, coordinates)
+    return cube
+
+
+def read_published(place: Place) -> tuple[PublishedCube, bool]:
+    """Read root and coordinates of a published cube, all of one generation.
+
+    Parameters
+    ----------
+    place
+        The store.
+
+    Returns
+    -------
+    tuple
+        The cube, and whether the fast path knows its layout.
+
+    Raises
+    ------
+    StoreMissing, ForeignStore, FormatVersionError, UnfinishedStore, MetadataCorrupt
+        It cannot be opened, and why.
+    ChunkCorrupt, ChunkMissing
+        A coordinate is damaged.
+    """
+    while True:
+        root = read_root(place)
+        try:
+            coordinates = {
+                name: read_array(place, name, root.metadata[name])
+                for name in root.arrays()
+                if name != LIGHTCURVES
+            }
+        except CorruptError:
+            if read_root(place).generation == root.generation:
+                raise
+            continue  # the store was exchanged between its root and its coordinates
+        schema, known = schema_of(root, coordinates)
+        return PublishedCube(place, root, schema, coordinates), known
 
 
 def read_shard(place: Place, schema: CubeSchema, shard: int, *, uuid: str) -> NDArray[np.float32]:

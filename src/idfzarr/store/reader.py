@@ -387,7 +387,9 @@ class PlainReader:
 
         self._place = place
         self._layout = layout
-        self._array: Any = zarr.open_array(f"{place.url}/{path}", mode="r", zarr_format=3)
+        # By the root: the array's own metadata may be of another length until it is rolled forward.
+        root = zarr.open_group(place.url, mode="r", zarr_format=3, use_consolidated=True)
+        self._array: Any = root[path]
 
     def forget(self, _shard: int, /) -> None:
         """Nothing is held: zarr-python opens a shard for every read."""

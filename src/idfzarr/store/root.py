@@ -277,6 +277,12 @@ def _no_root(place: Place) -> StoreError | MetadataCorrupt:
             "build again, it goes on where it stopped"
         )
         return UnfinishedStore(msg)
+    if not filled and next(state.of("relayout"), None) is not None:
+        msg = (
+            f"{place.url} was being exchanged for a new layout of it when its writer was stopped; "
+            "run the command again that laid it out anew, or any build: it puts the store back"
+        )
+        return UnfinishedStore(msg)
     if filled:
         msg = (
             f"{place.url} is no store of idfzarr: there are files, but no {ROOT_KEY} at its root; "

@@ -54,7 +54,7 @@ _ENTRY = 16  # bytes of one (offset, length)
 _BLOSC_HEADER = 16
 _MOST_BLOSC_BYTES = 2**31 - 1 - _BLOSC_HEADER
 ERR_BITS = 6
-"""Bits of mantissa an error bar keeps: 2**-7 is the largest relative error of so rounded a number."""
+"""Bits of mantissa an error bar keeps; 2**-7 is the largest relative error of that rounding."""
 
 _F32_BITS = 23
 

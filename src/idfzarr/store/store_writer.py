@@ -31,6 +31,7 @@ from idfzarr.store.arrays import (
     json_bytes,
     read_array,
 )
+from idfzarr.store.exchange import recover_exchange
 from idfzarr.store.ledger import LEDGER_SUFFIX, Ledger, LedgerState, read_ledger
 from idfzarr.store.place import place_of
 from idfzarr.store.root import ROOT_KEY, read_root, settings_digest, software
@@ -112,6 +113,7 @@ class StoreWriter:
         place = place_of(path)
         settings_json = _canonical(settings or {})
         digest = settings_digest(json.loads(settings_json))
+        recover_exchange(place)
         state = read_ledger(place).since_begin()
         _refuse_foreign(place, state)
         if overwrite:
@@ -144,18 +146,23 @@ class StoreWriter:
         return cls(place, root.uuid, str(root.ours["created"]), settings_json)
 
     @property
+    def home(self) -> Place:
+        """The store that the ledger lies beside."""
+        return self.place
+
+    @property
     def ledger(self) -> Ledger:
         """The ledger of this process."""
-        key = (self.place.url, self.uuid)
+        key = (self.home.url, self.uuid)
         ledger = _LEDGERS.get(key)
         if ledger is None:
             with _LEDGERS_LOCK:
-                ledger = _LEDGERS.setdefault(key, Ledger(self.place, self.uuid))
+                ledger = _LEDGERS.setdefault(key, Ledger(self.home, self.uuid))
         return ledger
 
     def state(self) -> LedgerState:
         """Read what the ledger says about this store."""
-        return read_ledger(self.place).for_store(self.uuid)
+        return read_ledger(self.home).for_store(self.uuid)
 
     @property
     def is_published(self) -> bool:

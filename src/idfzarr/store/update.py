@@ -35,6 +35,8 @@ __all__ = [
     "abandon_update",
     "claim_update",
     "is_being_updated",
+    "mark_update",
+    "marked_token",
     "next_place",
     "roll_forward",
     "update_under_way",
@@ -142,7 +144,7 @@ class OverlayPlace:
         """Say whether there is anything."""
         return self.below.exists()
 
-    def write(self, key: str, data: Buffer) -> None:
+    def write(self, key: str, data: Buffer) -> None:  # noqa: ARG002  # a Place takes it
         """Refuse: whoever writes must say into which of the two."""
         raise self._for_reading(key)
 
@@ -164,6 +166,12 @@ def next_place(place: Place) -> Place:
     if isinstance(place, LocalPlace):
         return LocalPlace(f"{place.root}/{NEXT}")
     return RemotePlace(f"{place.url}/{NEXT}")
+
+
+def marked_token(place: Place) -> str | None:
+    """Return the token of the change whose files wait in a store or a new tree."""
+    token = _marked(place).get("update")
+    return None if token is None else str(token)
 
 
 def is_being_updated(place: Place) -> bool:
@@ -241,7 +249,7 @@ def claim_update(
     with locked(place.beside(LEDGER_SUFFIX), "update.lock"):
         before = update_under_way(read_ledger(place).for_store(root.uuid), root)
         if before is not None and (before.kind, before.digest) == (kind, digest):
-            _mark(place, before)
+            mark_update(place, before)
             return before
         update = Update(kind, uuids.uuid4().hex, root.generation + 1, digest, names, fields)
         if before is not None:
@@ -259,13 +267,13 @@ def claim_update(
             names=list(names),
             **fields,
         )
-        _mark(place, update)
+        mark_update(place, update)
         return update
 
 
-def _mark(place: Place, update: Update) -> None:
+def mark_update(place: Place, update: Update) -> None:
     """Make the waiting files those of this change; what another left is ours and goes."""
-    if _marked(place).get("update") != update.token:
+    if marked_token(place) != update.token:
         place.remove_tree(STAGING)
         document = {"update": update.token, "generation": update.generation}
         place.write(f"{NEXT}/{_MARKER}", json_bytes(document))

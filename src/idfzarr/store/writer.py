@@ -18,6 +18,11 @@ from idfzarr.errors import ChunkMissing, SettingsDiffer, UsageError
 from idfzarr.store.checksum import crc32c
 from idfzarr.store.layout import SHARD_OBJECTS
 from idfzarr.store.plan import STAGING_AORS, plan_cube
+from idfzarr.store.precision import (
+    count_kept_bits,
+    kept_bits_of_shards,
+    precision_attributes,
+)
 from idfzarr.store.root import (
     ROOT_KEY,
     gather_metadata,
@@ -38,11 +43,6 @@ from idfzarr.store.schema import (
     lightcurves_json,
     staging_json,
 )
-from idfzarr.store.precision import (
-    count_kept_bits,
-    kept_bits_of_shards,
-    precision_attributes,
-)
 from idfzarr.store.shard import encode_shard, reduce_precision
 from idfzarr.store.staging import (
     batch_aors,
@@ -61,6 +61,7 @@ if TYPE_CHECKING:
 
     from idfzarr.store.ledger import Record
     from idfzarr.store.plan import CubePlan
+    from idfzarr.store.schema import CubeSchema
 
 __all__ = ["CubeWriter"]
 
@@ -223,11 +224,11 @@ class CubeWriter(StoreWriter):
         return {
             batch
             for batch, record in records.items()
-            if self._is_ours(record) and self._matches(record, verify=verify)
+            if self._is_ours(record.fields) and self._matches(record.fields, verify=verify)
         }
 
-    def _is_ours(self, record: Record) -> bool:
-        return self._tag.items() <= record.fields.items()
+    def _is_ours(self, noted: Mapping[str, Any]) -> bool:
+        return all(noted.get(name) == value for name, value in self._tag.items())
 
     def read_staging(self, shard: int) -> NDArray[np.float32]:
         """Read what is staged for one shard.
@@ -342,23 +343,26 @@ class CubeWriter(StoreWriter):
         verify
             Also compare the crc32c of the files.
         """
-        records = self.state().done
         layout = self._schema.layout
         keys = {layout.key(k): k for k in range(layout.n_shards)}
         return {
             keys[key]
-            for key, record in records.items()
+            for key, noted in self._noted_shards().items()
             if key in keys
-            and self._is_ours(record)
-            and record.fields.get("aors") == layout.n_aors
-            and self._matches(record, verify=verify)
+            and self._is_ours(noted)
+            and noted.get("aors") == layout.n_aors
+            and self._matches(noted, verify=verify)
         }
 
-    def _matches(self, record: Record, *, verify: bool) -> bool:
-        key, size = str(record.fields["key"]), record.fields["size"]
-        if self.place.size(key) != size:
+    def _noted_shards(self) -> dict[str, Mapping[str, Any]]:
+        """Return what the ledger notes of the writing of every shard, by key."""
+        return {key: record.fields for key, record in self.state().done.items()}
+
+    def _matches(self, noted: Mapping[str, Any], *, verify: bool) -> bool:
+        key = str(noted["key"])
+        if self.place.size(key) != noted["size"]:
             return False
-        return not verify or crc32c(self.place.read(key)) == record.fields["crc32c"]
+        return not verify or crc32c(self.place.read(key)) == noted["crc32c"]
 
     # ---------------------------------------------------------------- publish
 
@@ -407,7 +411,7 @@ class CubeWriter(StoreWriter):
         if self._schema.precision is None:
             return
         document = self._node(LIGHTCURVES)
-        counts = kept_bits_of_shards(self.state(), self._schema.layout)
+        counts = kept_bits_of_shards(self._noted_shards(), self._schema.layout)
         attributes = dict(document["attributes"]) | precision_attributes(counts)
         self.write_json(LIGHTCURVES, document | {"attributes": attributes})
 
