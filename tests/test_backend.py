@@ -23,7 +23,11 @@ TYPES = [f"ch1_aper{n}_original" for n in range(1, 6)]
 
 def tables():
     return {
-        "objects": {"object_id": np.arange(11) * 10 + 3, "ra": np.linspace(0, 1, 11), "dec": np.zeros(11)},
+        "objects": {
+            "object_id": np.arange(11) * 10 + 3,
+            "ra": np.linspace(0, 1, 11),
+            "dec": np.zeros(11),
+        },
         "types": TYPES,
         "aors": {"aor": np.arange(7) + 100, "mjd": np.linspace(53000, 53070, 7)},
         "shard_objects": 4,
@@ -83,7 +87,9 @@ def indexers(n):
     # A start before the first is left out: xarray itself takes x[-n - 1 :: -1] for x[::-1].
     ends = st.none() | st.integers(-n, n + 2)
     steps = st.integers(-3, 3).filter(bool) | st.none()
-    positions = st.lists(st.integers(-n, n - 1), max_size=2 * n).map(lambda k: np.array(k, dtype=int))
+    positions = st.lists(st.integers(-n, n - 1), max_size=2 * n).map(
+        lambda k: np.array(k, dtype=int)
+    )
     masks = st.lists(st.booleans(), min_size=n, max_size=n).map(np.array)
     return st.integers(-n, n - 1) | st.builds(slice, ends, ends, steps) | positions | masks
 
@@ -126,7 +132,9 @@ def test_selections_by_label(loaded):
         many = ds["flag"].sel(object=[3, 103], aor=slice(101, 103))
         assert np.array_equal(many.to_numpy(), values["flag"][[0, 10]][:, :, 1:4])
         twice = ds["flux"].isel(object=slice(None, None, -1)).isel(object=slice(2, 5), aor=[6, 0])
-        assert np.array_equal(twice.to_numpy(), values["flux"][::-1][2:5][:, :, [6, 0]], equal_nan=True)
+        assert np.array_equal(
+            twice.to_numpy(), values["flux"][::-1][2:5][:, :, [6, 0]], equal_nan=True
+        )
         masked = ds["flux"].where(ds["flag"] == values["flag"][0, 0, 0], drop=True)
         assert values["flux"][0, 0, 0] in masked.to_numpy()
         with pytest.raises(KeyError, match="not all values found in index 'object'"):
@@ -209,7 +217,7 @@ def test_a_dataset_can_be_pickled_and_saved(loaded, tmp_path):
 
 
 def test_what_is_no_finished_store_is_refused(tmp_path):
-    with pytest.raises(StoreMissing, match="there is no store at .*none.zarr"):
+    with pytest.raises(StoreMissing, match=r"there is no store at .*none.zarr"):
         open_store(tmp_path / "none.zarr")
     CubeWriter.begin(tmp_path / "begun.zarr", settings={"a": 1})
     with pytest.raises(UnfinishedStore, match="not finished"):

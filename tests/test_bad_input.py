@@ -9,6 +9,7 @@ import shutil
 import stat
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -93,7 +94,9 @@ def no_fits(images):
 
 def no_row(images):
     table = Table.read(images / "aors.ecsv")
-    table[[str(n) != "gr2" for n in table["group_name"]]].write(images / "aors.ecsv", overwrite=True)
+    table[[str(n) != "gr2" for n in table["group_name"]]].write(
+        images / "aors.ecsv", overwrite=True
+    )
     return name_of(images, 2), "aors.ecsv"
 
 
@@ -175,7 +178,7 @@ def test_every_mosaic_bad_is_an_error_and_no_empty_cube(images, tmp_path, run_cl
         change(name_of(images, number), lambda data: np.full_like(data, np.nan))
     ended = run_cli("build", images, tmp_path / "f.zarr", *ONE)
     said(ended, 1, "not one mosaic can be used", name_of(images, 1), "no finite pixel")
-    with pytest.raises((UnfinishedStore, StoreMissing), match="f.zarr"):
+    with pytest.raises((UnfinishedStore, StoreMissing), match=r"f\.zarr"):
         Cube(tmp_path / "f.zarr")
     for number in range(1, 5):
         name_of(images, number).write_text("lost")
@@ -193,7 +196,9 @@ def test_folders_without_mosaics(images, tmp_path, run_cli):
     said(run_cli("build", file, store, *ONE), 1, file, "is not a folder")
     ended = run_cli("build", images, store, "--pattern", "other_{aor}.fits", "-q")
     said(ended, 1, images, "none matches", "IDF_gr1_ch1_cov.fits")
-    assert list(tmp_path.iterdir()) == [tmp_path / "images", tmp_path / "empty"] or not store.exists()
+    assert (
+        list(tmp_path.iterdir()) == [tmp_path / "images", tmp_path / "empty"] or not store.exists()
+    )
 
 
 def test_aor_tables_that_cannot_be_used(images, tmp_path, run_cli):
@@ -265,17 +270,30 @@ def test_a_store_that_is_missing_or_unfinished(tmp_path, run_cli):
         said(run_cli(*command, tmp_path / "gone.zarr"), 3, "there is no store at", "gone.zarr")
 
 
-@pytest.mark.skipif(os.geteuid() == 0 and not shutil.which("setpriv"), reason="root writes anywhere")
+@pytest.mark.skipif(
+    os.geteuid() == 0 and not shutil.which("setpriv"), reason="root writes anywhere"
+)
 def test_a_folder_that_must_not_be_written_to(images, tmp_path):
     closed = tmp_path / "closed"
     closed.mkdir()
     closed.chmod(stat.S_IRUSR | stat.S_IXUSR)
-    drop = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"] if os.geteuid() == 0 else []
+    drop = (
+        ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"] if os.geteuid() == 0 else []
+    )
     for folder in (tmp_path, *tmp_path.parents):
         if drop and not folder.stat().st_mode & stat.S_IXOTH:
             folder.chmod(folder.stat().st_mode | stat.S_IXOTH | stat.S_IROTH)
     closed.chmod(0o555)
-    command = [*drop, sys.executable, "-m", "idfzarr", "build", str(images), str(closed / "f.zarr"), *ONE]
+    command = [
+        *drop,
+        sys.executable,
+        "-m",
+        "idfzarr",
+        "build",
+        str(images),
+        str(closed / "f.zarr"),
+        *ONE,
+    ]
     ended = subprocess.run(command, capture_output=True, text=True, check=False, env=_environment())
     assert ended.returncode == 1
     assert "Traceback" not in ended.stderr
@@ -287,8 +305,8 @@ def test_a_folder_that_must_not_be_written_to(images, tmp_path):
 
 
 def _environment():
-    source = os.path.dirname(os.path.dirname(sys.modules["idfzarr"].__file__))
-    return {**os.environ, "PYTHONPATH": source, "HOME": "/tmp", "MPLCONFIGDIR": "/tmp"}
+    source = Path(sys.modules["idfzarr"].__file__).parents[1]
+    return {**os.environ, "PYTHONPATH": str(source)}
 
 
 # ---------------------------------------------------------------- wrong words
@@ -351,7 +369,9 @@ def begun(images, store, *, until="assembling shards", **how):
             raise KeyboardInterrupt("stop here")
 
     with pytest.raises(KeyboardInterrupt, match="stop here"):
-        build(images, store, channel="ch1", types=TYPE, scheduler="synchronous", progress=stop, **how)
+        build(
+            images, store, channel="ch1", types=TYPE, scheduler="synchronous", progress=stop, **how
+        )
 
 
 def test_other_settings_are_refused_on_an_unfinished_and_on_a_finished_store(
@@ -361,9 +381,16 @@ def test_other_settings_are_refused_on_an_unfinished_and_on_a_finished_store(
     begun(images, store, until="reading mosaics")
     for _ in range(2):
         before = tree(tmp_path)
-        said(run_cli("build", images, store, *ONE, "--threshold", "6"), 2, store, "threshold: 4.0 then, 6.0 now")
         said(
-            run_cli("build", images, store, "--types", "ch1_aper3_original", "--channel", "ch1", "-q"),
+            run_cli("build", images, store, *ONE, "--threshold", "6"),
+            2,
+            store,
+            "threshold: 4.0 then, 6.0 now",
+        )
+        said(
+            run_cli(
+                "build", images, store, "--types", "ch1_aper3_original", "--channel", "ch1", "-q"
+            ),
             2,
             store,
             "types",
@@ -387,8 +414,16 @@ def test_new_aors_are_refused_on_a_finished_store(images, tmp_path, run_cli, tre
     assert tree(store) == before
 
 
-@pytest.mark.parametrize("until", ["reading mosaics", "measuring AORs", "assembling shards"])
-@pytest.mark.parametrize("how", ["brighter", "one sky pixel", "header only"])
+@pytest.mark.parametrize(
+    ("until", "how"),
+    [
+        ("reading mosaics", "brighter"),
+        ("reading mosaics", "header only"),
+        ("measuring AORs", "one sky pixel"),
+        ("measuring AORs", "header only"),
+        ("assembling shards", "brighter"),
+    ],
+)
 def test_sources_that_change_under_a_build_are_never_mixed(images, tmp_path, tree, until, how):
     """Either the build refuses to go on, or it gives what the sources as they are now give."""
     store = tmp_path / "f.zarr"
@@ -483,7 +518,7 @@ def undisturbed(tiny_images, tmp_path_factory):
     return store, disk.writes
 
 
-@pytest.mark.parametrize("share", [0.0, 0.02, 0.1, 0.35, 0.6, 0.8, 0.99])
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.35, 0.7, 0.99])
 def test_a_full_disk_is_said_and_nothing_half_made_is_trusted(
     tiny_images, tmp_path, monkeypatch, run_cli, chunks, undisturbed, share
 ):
@@ -495,10 +530,10 @@ def test_a_full_disk_is_said_and_nothing_half_made_is_trusted(
         ended = run_cli("build", tiny_images, store, *ONE)
     assert disk.writes >= share * writes
     said(ended, 1, "no room for", store, "free some space")
-    with pytest.raises((UnfinishedStore, StoreMissing), match="f.zarr"):
+    with pytest.raises((UnfinishedStore, StoreMissing), match=r"f\.zarr"):
         Cube(store)
     if store.exists():
-        with pytest.raises(FileNotFoundError, match="f.zarr"):
+        with pytest.raises(FileNotFoundError, match=r"f\.zarr"):
             xr.open_zarr(store)
     assert not list(tmp_path.rglob("*.partial"))
     assert run_cli("build", tiny_images, store, *ONE).code == 0
@@ -509,8 +544,14 @@ def test_a_full_disk_reaches_the_caller_as_its_own_error(tiny_images, tmp_path, 
     for scheduler in ("threads", "synchronous"):
         with monkeypatch.context() as patch:
             Disk(patch, room=12)
-            with pytest.raises(StorageFull, match="no room for .* bytes of .*f.zarr") as caught:
-                build(tiny_images, tmp_path / scheduler / "f.zarr", channel="ch1", types=TYPE, scheduler=scheduler)
+            with pytest.raises(StorageFull, match=r"no room for .* bytes of .*f\.zarr") as caught:
+                build(
+                    tiny_images,
+                    tmp_path / scheduler / "f.zarr",
+                    channel="ch1",
+                    types=TYPE,
+                    scheduler=scheduler,
+                )
         assert caught.value.kind == "storage_full"
 
 

@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,12 +23,23 @@ from idfzarr.imaging.simulated_truth import read_truth
 from idfzarr.store.cube import Cube
 
 COMMANDS = sorted(typer.main.get_command(app).commands)
-HEAVY = ("astropy", "dask", "distributed", "matplotlib", "numpy", "panel", "photutils", "scipy", "xarray", "zarr")
+HEAVY = (
+    "astropy",
+    "dask",
+    "distributed",
+    "matplotlib",
+    "numpy",
+    "panel",
+    "photutils",
+    "scipy",
+    "xarray",
+    "zarr",
+)
 
 
 def environment():
-    source = os.path.dirname(os.path.dirname(sys.modules["idfzarr"].__file__))
-    return {**os.environ, "PYTHONPATH": source, "COLUMNS": "200"}
+    source = Path(sys.modules["idfzarr"].__file__).parents[1]
+    return {**os.environ, "PYTHONPATH": str(source), "COLUMNS": "200"}
 
 
 def test_the_commands_of_this_package_are_there():
@@ -55,7 +67,11 @@ def test_help_loads_nothing_heavy_and_lists_every_command():
         "print('CODE', code, 'LOADED', *sorted({m.split('.')[0] for m in sys.modules}))"
     )
     ended = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment()
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment(),
     )
     page, _, rest = ended.stdout.partition("CODE ")
     assert rest.startswith("0 ")
@@ -96,7 +112,9 @@ def test_stats_list_the_first_objects(run_cli, small_store):
     lines = ended.out.splitlines()
     assert [line.split()[0] for line in lines[1:6]] == [str(n) for n in ranking.objects]
     assert "ranked by score" in lines[-1]
-    told = run_cli("stats", small_store.store, "--top", "3", "--by", "iqr", "--type", "ch2_aper3_*", "--json")
+    told = run_cli(
+        "stats", small_store.store, "--top", "3", "--by", "iqr", "--type", "ch2_aper3_*", "--json"
+    )
     found = json.loads(told.out)
     assert found["by"] == "iqr"
     assert found["types"] == ["ch2_aper3_original", "ch2_aper3_clean"]
@@ -131,7 +149,10 @@ def test_simulate_says_what_it_made_and_refuses_to_do_it_over(run_cli, tmp_path,
     assert f"idfzarr build {tmp_path / 'im'}" in ended.out
     names = {p.name for p in (tmp_path / "im").glob("IDF_*")}
     assert names == {
-        f"IDF_gr{n}_{c}_{k}.fits" for n in (1, 2) for c in ("ch1", "ch2") for k in ("sci", "unc", "cov")
+        f"IDF_gr{n}_{c}_{k}.fits"
+        for n in (1, 2)
+        for c in ("ch1", "ch2")
+        for k in ("sci", "unc", "cov")
     }
     before = tree(tmp_path / "im")
     again = run_cli("simulate", tmp_path / "im", *how)

@@ -1,4 +1,4 @@
-"""A build that is killed at any moment: nothing half-made is ever read, and going on gives the same.
+"""A build killed at any moment: nothing half-made is ever read, and going on gives the same.
 
 A small server process imports the package once and forks a child for each build; the child is
 killed with SIGKILL, by the clock or by itself at a chosen system call, as a machine that goes down
@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -55,6 +56,7 @@ def arm(at):
         setattr(os, name, wrapped(getattr(os, name), name))
     return lambda: count
 
+print("ready", flush=True)
 for line in sys.stdin:
     asked = json.loads(line)
     child = os.fork()
@@ -82,7 +84,7 @@ class Server:
     """Runs builds in children that can be killed."""
 
     def __init__(self, folder):
-        source = os.path.dirname(os.path.dirname(sys.modules["idfzarr"].__file__))
+        source = Path(sys.modules["idfzarr"].__file__).parents[1]
         single = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
         self._process = subprocess.Popen(
             [sys.executable, "-c", SERVER],
@@ -90,8 +92,9 @@ class Server:
             stdout=subprocess.PIPE,
             text=True,
             cwd=folder,
-            env={**os.environ, **single, "PYTHONPATH": source},
+            env={**os.environ, **single, "PYTHONPATH": str(source)},
         )
+        assert self._process.stdout.readline() == "ready\n"
 
     def run(self, **asked):
         self._process.stdin.write(json.dumps(asked | {"types": TYPES}) + "\n")
@@ -113,7 +116,7 @@ def server(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def undisturbed(server, tiny_store, tmp_path_factory):
-    """Build once without a kill; return how many calls change the disk, and the seconds it takes."""
+    """Build once without a kill; return its calls that change the disk, and its seconds."""
     folder = tmp_path_factory.mktemp("undisturbed")
     asked = {
         "images": str(tiny_store.images),
@@ -133,7 +136,7 @@ def holds_nothing_or_everything(store, reference):
         cube = Cube(store)
     except (UnfinishedStore, StoreMissing):
         assert not (store / "zarr.json").exists()
-        with pytest.raises(FileNotFoundError, match="f.zarr"):
+        with pytest.raises(FileNotFoundError, match=r"f\.zarr"):
             xr.open_zarr(store)
         return False
     finished = Cube(reference)
@@ -186,7 +189,14 @@ def kill_at_calls(server, tiny_store, store, chunks, calls, hows):
 
 @pytest.mark.parametrize(
     ("share", "how"),
-    [(0.01, "torn"), (0.3, "before"), (0.62, "after"), (0.9, "torn"), (0.985, "before"), (1.0, "after")],
+    [
+        (0.01, "torn"),
+        (0.3, "before"),
+        (0.62, "after"),
+        (0.9, "torn"),
+        (0.985, "before"),
+        (1.0, "after"),
+    ],
 )
 def test_a_build_killed_at_a_step_goes_on_to_the_same_bytes(
     server, tiny_store, undisturbed, tmp_path, chunks, share, how

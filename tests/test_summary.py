@@ -55,7 +55,9 @@ def test_text_and_json_say_the_same(small_store):
     assert told["chunk_shape"] == list(summary.chunk_shape)
     assert [c["name"] for c in told["channels"]] == ["ch1", "ch2"]
     text = summary.to_text()
-    assert f"{summary.n_objects} objects x 40 types x 6 AORs, room for {summary.capacity} AORs" in text
+    assert (
+        f"{summary.n_objects} objects x 40 types x 6 AORs, room for {summary.capacity} AORs" in text
+    )
     assert f"(1, 1, 3, {summary.capacity}): one lightcurve" in text
     assert f"MJD {summary.first_mjd:.4f} to {summary.last_mjd:.4f} UTC" in text
     assert f"{summary.channels[0].completeness:.1%} good" in text
@@ -67,7 +69,13 @@ def test_text_and_json_say_the_same(small_store):
 def test_a_cube_without_statistics_times_or_sky_says_so(tmp_path):
     objects = {"object_id": [3, 5], "x": [1.0, 2.0], "y": [1.0, 2.0]}
     aors = {"aor": [1, 2], "mjd": [np.nan, np.nan]}
-    create(tmp_path / "own.zarr", objects=objects, types=["ch1_aper2_original"], aors=aors, precision=0.01)
+    create(
+        tmp_path / "own.zarr",
+        objects=objects,
+        types=["ch1_aper2_original"],
+        aors=aors,
+        precision=0.01,
+    )
     summary = summarise(tmp_path / "own.zarr")
     told = json.loads(json.dumps(summary.to_dict(), allow_nan=False))
     assert told["first_mjd"] is None
@@ -90,7 +98,7 @@ def test_no_lightcurve_is_read(small_store, tmp_path):
 
 
 def test_what_is_no_store_is_refused(tmp_path):
-    with pytest.raises(StoreMissing, match="there is no store at .*none.zarr"):
+    with pytest.raises(StoreMissing, match=r"there is no store at .*none.zarr"):
         summarise(tmp_path / "none.zarr")
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "a.txt").write_text("mine")

@@ -143,20 +143,29 @@ def build(  # one parameter an option
         typer.Option(help="Table of reqkey, group_name, mjd, exptime; else times from headers."),
     ] = None,
     sky: Annotated[
-        str, typer.Option(help="Background: plane, mesh, or auto (mesh for frames without WCS).")
-    ] = "auto",
+        str | None,
+        typer.Option(help="Background: plane, mesh, or auto (mesh for frames without WCS)."),
+    ] = None,
     threshold: Annotated[
-        float, typer.Option(help="Detection threshold on the superstack, in sigma.", min=0.1)
-    ] = 4.0,
+        float | None,
+        typer.Option(help="Detection threshold on the superstack, in sigma (4).", min=0.1),
+    ] = None,
     min_coverage: Annotated[
         float | None,
         typer.Option(help="Fraction of the AORs that must cover an object.", min=0.0, max=1.0),
     ] = None,
-    codec: Annotated[str, typer.Option(help="lz4, zstd or none.")] = "lz4",
+    codec: Annotated[str | None, typer.Option(help="lz4 (the default), zstd or none.")] = None,
     precision: Annotated[
-        bool, typer.Option("--precision", help="Drop bits below 1/100 of the error bar.")
-    ] = False,
-    shard_objects: Annotated[int, typer.Option(help="Objects in one shard.", min=1)] = 128,
+        bool | None,
+        typer.Option("--precision/--lossless", help="Drop bits below 1/100 of the error bar."),
+    ] = None,
+    shard_objects: Annotated[
+        int | None, typer.Option(help="Objects in one shard (128).", min=1)
+    ] = None,
+    replace_aor: Annotated[
+        list[str] | None,
+        typer.Option("--replace", help="Measure this AOR of a finished cube again (repeatable)."),
+    ] = None,
     scheduler: Annotated[
         str | None,
         typer.Option(help="threads, processes, synchronous, or a Dask address (tcp://host:8786)."),
@@ -169,7 +178,8 @@ def build(  # one parameter an option
 ) -> None:
     """Turn a folder of mosaics into a cube of lightcurves.
 
-    Run it again and it goes on where it was; a finished build says so and changes nothing.
+    Run it again and it goes on where it was; a finished build says so and changes nothing. AORs
+    that a finished cube has not are appended; --types adds types that it has not.
     """
     from idfzarr.build.pipeline import build as run
 
@@ -188,6 +198,7 @@ def build(  # one parameter an option
             codec=codec,
             precision=precision,
             shard_objects=shard_objects,
+            replace_aors=tuple(replace_aor or ()),
             scheduler=scheduler,
             workers=workers,
             progress=progress,

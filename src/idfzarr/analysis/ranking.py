@@ -163,7 +163,8 @@ def _signal(measured: dict[str, NDArray[Any]], columns: list[int]) -> NDArray[np
     """Return the S/N (object, type) of a middling measurement, 0 where there is none."""
     flux, error = measured["median"][:, columns], measured["median_err"][:, columns]
     known = np.isfinite(flux) & (error > 0)
-    return np.divide(flux, error, out=np.zeros(flux.shape), where=known)
+    signal: NDArray[np.float64] = np.divide(flux, error, out=np.zeros(flux.shape), where=known)
+    return signal
 
 
 def _row(

@@ -33,10 +33,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "calibrate",
+    "comparison_rows",
     "measured_quantities",
     "noise_scales",
     "refuse_failures",
     "write_variability",
+    "zero_points",
 ]
 
 _CANDIDATES = 2000
@@ -126,12 +128,25 @@ def _columns(schema: CubeSchema, channel: str) -> list[int]:
 
 
 def calibrate(
-    writer: CubeWriter, noise_scale: NDArray[np.float32], *, progress: Progress
+    writer: CubeWriter,
+    noise_scale: NDArray[np.float32],
+    *,
+    frozen: bool = False,
+    progress: Progress,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], list[str]]:
     """Find the zero points of every type and AOR, and keep the comparison stars.
 
-    Comparison stars that the catalogue has already are used as they are, so that AORs that were
-    calibrated before keep their zero points.
+    Parameters
+    ----------
+    writer
+        The store, its shards written.
+    noise_scale
+        (type, aor).
+    frozen
+        Use the comparison stars that the catalogue has already, for the types that it has them of.
+        Not in a first build: what an earlier run left may be of other stars.
+    progress
+        Told of types done.
 
     Returns
     -------
@@ -147,7 +162,7 @@ def calibrate(
     rows = {channel: _candidate_rows(writer, channel) for channel in schema.channels}
     blocks = _read_candidates(writer, rows)
     path = f"catalogue/{COMPARISON_FLUX}"
-    frozen = writer.read_array(path) if writer.has_array(path) else None
+    before = writer.read_array(path) if frozen and writer.has_array(path) else None
     kept = np.full((layout.n_objects, layout.n_types), np.nan)
     isolated = writer.read_array("catalogue/isolated").astype(bool)
     fewest = layout.n_objects
@@ -155,11 +170,11 @@ def calibrate(
     for channel in schema.channels:
         for place, column in enumerate(_columns(schema, channel)):
             own = rows[channel]
-            found = _zero_points(
+            found = zero_points(
                 blocks[channel][:, place],
                 noise_scale[column],
                 isolated[own],
-                None if frozen is None else frozen[own, column],
+                None if before is None or _unknown(before[:, column]) else before[own, column],
             )
             zeropoint[column], zeropoint_err[column] = found.zeropoint, found.zeropoint_err
             kept[own, column] = found.mean_flux
@@ -173,13 +188,44 @@ def calibrate(
     return zeropoint, zeropoint_err, notes
 
 
-def _zero_points(
+def _unknown(mean_flux: NDArray[np.float64]) -> bool:
+    """Whether a type has no comparison stars yet."""
+    return not np.isfinite(mean_flux).any()
+
+
+def comparison_rows(
+    comparison_flux: NDArray[np.float64], schema: CubeSchema, channel: str
+) -> NDArray[np.intp]:
+    """Return the rows that are comparison stars in any type of a channel."""
+    own = comparison_flux[:, _columns(schema, channel)]
+    return np.flatnonzero(np.isfinite(own).any(axis=1))
+
+
+def zero_points(
     values: NDArray[np.float32],
     noise_scale: NDArray[np.float32],
     isolated: NDArray[np.bool_],
     frozen: NDArray[np.float64] | None,
 ) -> ZeroPoints:
-    """Return the zero points of one type from candidates (row, value, aor)."""
+    """Return the zero points of one type.
+
+    Parameters
+    ----------
+    values
+        Candidates, (row, value, aor).
+    noise_scale
+        Of the type, (aor,).
+    isolated
+        Which candidates are isolated, (row,).
+    frozen
+        Mean fluxes of the comparison stars among them, NaN for the others, (row,); None where they
+        are still to be chosen.
+
+    Returns
+    -------
+    ZeroPoints
+        Of every AOR.
+    """
     flux = values[:, 0].astype(np.float64)
     error = values[:, 1].astype(np.float64) * np.where(np.isfinite(noise_scale), noise_scale, 1.0)
     flag = flags_of(values[:, 2])

@@ -59,10 +59,11 @@ def unseen_notes(writer: CubeWriter) -> list[str]:
     if len(never):
         ids = writer.read_array("object")[never]
         more = ", ..." if len(ids) > 5 else ""
-        return [
+        note = (
             f"{len(ids)} of {n_objects} objects have no flux in any table "
             f"({', '.join(str(i) for i in ids[:5])}{more})"
-        ]
+        )
+        return [note]
     return []
 
 

@@ -43,6 +43,9 @@ from idfzarr.measurement import parse_measurement
 from idfzarr.progress import Progress, silent
 from idfzarr.store.checksum import crc32c
 from idfzarr.store.cube import Cube
+from idfzarr.store.ledger import read_ledger
+from idfzarr.store.place import place_of
+from idfzarr.store.root import ROOT_KEY
 from idfzarr.store.writer import CubeWriter
 
 if TYPE_CHECKING:
@@ -203,11 +206,13 @@ def import_tables(
     reference = None if objects is None else _reference(objects, reading)
     run = _Run(scheduler, workers, progress)
     digests = _digests(files, run)
-    writer = CubeWriter.begin(store, settings=_settings(asked, reading, reference))
-    _refuse_changed(writer, digests)
-    if writer.is_published:
-        return _already_imported(writer, files)
-    return _Import(writer, asked, reading, run).run_all(files, digests, reference, where)
+    told = _settings(asked, reading, reference)
+    if _is_begun(store):
+        writer = CubeWriter.begin(store, settings=told)
+        _refuse_changed(writer, digests)
+        if writer.is_published:
+            return _already_imported(writer, files)
+    return _Import(store, told, asked, reading, run).run_all(files, digests, reference, where)
 
 
 @dataclass(frozen=True)
@@ -326,6 +331,11 @@ def _digests(files: Sequence[TableFile], run: _Run) -> dict[str, Source]:
     }
 
 
+def _is_begun(store: str | Path) -> bool:
+    place = place_of(store)
+    return place.size(ROOT_KEY) is not None or read_ledger(place).begun is not None
+
+
 def _noted(writer: CubeWriter) -> dict[str, Any]:
     """Return the ledger's note of what the cube is made of."""
     notes = [r.fields[_NOTE] for r in writer.state().of("note") if _NOTE in r.fields]
@@ -399,7 +409,8 @@ class _Clock:
 class _Import:
     """The steps of one import."""
 
-    writer: CubeWriter
+    store: str | Path
+    settings: dict[str, Any]
     asked: _Asked
     reading: Reading
     run: _Run
@@ -456,7 +467,8 @@ class _Import:
         if np.isfinite(aors.bjd_tdb).any():
             table["bjd_tdb"] = aors.bjd_tdb
         n_objects, n_types = len(survey.objects), len(survey.units)
-        return self.writer.lay_out(
+        # Begun only now: tables that cannot be used, or a mistaken option, leave nothing behind.
+        return CubeWriter.begin(self.store, settings=self.settings).lay_out(
             objects=_object_columns(survey.objects),
             types=_type_table(survey.units),
             aors=table,

@@ -293,7 +293,7 @@ def measure_batch(
     first, last = writer.batch_aors(batch.number)
     layout = writer.schema.layout if writer.schema else None
     assert layout is not None  # noqa: S101  # a writer with batches has a layout
-    block = unobserved((last - first, layout.n_objects, layout.n_types, 3))
+    block = unobserved((last - first, layout.n_objects, len(settings.types), 3))
     records = []
     for source, files in zip(batch.sources, batch.files, strict=True):
         field = channel_field(writer, source.files.channel, settings)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,28 +22,43 @@ from idfzarr.build.calibrate import (
     refuse_failures,
     write_variability,
 )
+from idfzarr.build.extend import (
+    Extension,
+    aor_columns,
+    begin_extension,
+    calibrate_new,
+    calibrate_types,
+    grid_of_store,
+    in_order_of,
+    mosaics_of_cube,
+    plan_extension,
+    refuse_differences,
+    refuse_other_unit,
+    register_new,
+    stored_settings,
+)
 from idfzarr.build.measure import Batch, measure_batch
 from idfzarr.build.placed import MosaicLayer, work_place
-from idfzarr.build.report import BuildReport, json_value
-from idfzarr.build.scheduler import Task, run_tasks
-from idfzarr.build.settings import Settings, choose_sky, choose_types
-from idfzarr.build.survey import (
+from idfzarr.build.register import (
     Registered,
-    Survey,
-    grid_of,
     note_skipped,
     refuse_other_sources,
     register_mosaics,
-    skipped_before,
-    survey_images,
 )
-from idfzarr.errors import ForeignStore, SettingsDiffer
+from idfzarr.build.report import BuildReport, json_value
+from idfzarr.build.scheduler import Task, run_tasks
+from idfzarr.build.settings import Asked, Settings
+from idfzarr.build.survey import Survey, grid_of, survey_images
+from idfzarr.errors import ForeignStore, UsageError
 from idfzarr.imaging.detection import Detection, detect
 from idfzarr.imaging.superstack import Superstack, make_superstack
 from idfzarr.progress import Progress, silent
-from idfzarr.store.cube import Cube
+from idfzarr.store.exchange import recover_exchange
 from idfzarr.store.images import SuperstackImages, write_superstack
 from idfzarr.store.place import LocalPlace, place_of
+from idfzarr.store.relayout import begin_relayout
+from idfzarr.store.root import ROOT_KEY
+from idfzarr.store.update import update_under_way
 from idfzarr.store.writer import CubeWriter
 
 if TYPE_CHECKING:
@@ -52,6 +67,7 @@ if TYPE_CHECKING:
     from astropy.wcs import WCS
     from numpy.typing import NDArray
 
+    from idfzarr.build.report import Skipped
     from idfzarr.imaging.register import Grid
     from idfzarr.store.schema import CubeSchema
 
@@ -88,6 +104,11 @@ class _Run:
     workers: int | None
     progress: Progress
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """What steps that run tasks of their own are told."""
+        return {"scheduler": self.scheduler, "workers": self.workers, "progress": self.progress}
+
     def tasks(self, label: str, tasks: Sequence[Task]) -> list[Any]:
         outcomes = run_tasks(
             label, tasks, scheduler=self.scheduler, workers=self.workers, progress=self.progress
@@ -105,19 +126,23 @@ def build(
     kinds: Mapping[str, str] | None = None,
     channel: str | None = None,
     aor_table: str | Path | None = None,
-    sky: str = "auto",
-    threshold: float = 4.0,
+    sky: str | None = None,
+    threshold: float | None = None,
     min_coverage: float | None = None,
-    codec: str = "lz4",
-    precision: bool = False,
-    shard_objects: int = 128,
+    codec: str | None = None,
+    precision: bool | None = None,
+    shard_objects: int | None = None,
+    replace_aors: Sequence[str] = (),
     scheduler: Any = None,
     workers: int | None = None,
     progress: Progress = silent,
 ) -> BuildReport:
     """Turn a folder of mosaics into a cube of lightcurves.
 
-    Run again, it goes on where it was; a finished build changes nothing.
+    Run again, it goes on where it was; a finished build changes nothing. Where the folder holds
+    AORs that a finished cube has not, these alone are measured, with the cube's own apertures and
+    comparison stars, and appended; what was there keeps its values bit for bit. The same with types
+    that it has not. On a store that is there, what is not said is as the store has it.
 
     Parameters
     ----------
@@ -147,6 +172,8 @@ def build(
         Drop bits of flux below 1/100 of its error bar; lossless otherwise.
     shard_objects
         Objects in a shard.
+    replace_aors
+        Names of AORs in the cube to be measured again, because their mosaics were processed again.
     scheduler, workers
         Where tasks run, see `idfzarr.build.scheduler.run_tasks`.
     progress
@@ -181,66 +208,51 @@ def build(
         survey = survey_images(
             images, pattern=pattern, kinds=kinds, channel=channel, aor_table=aor_table
         )
-    settings = Settings(
-        types=choose_types(survey.channels, types),
-        sky=choose_sky(sky, has_wcs=survey.has_wcs),
-        threshold=threshold,
-        min_coverage=_coverage(min_coverage, has_wcs=survey.has_wcs),
-        codec=codec,
-        precision=precision,
-        shard_objects=shard_objects,
-    )
+    asked = Asked(types, sky, threshold, min_coverage, codec, precision, shard_objects)
     _refuse_file(store)
-    writer = CubeWriter.begin(store, settings=settings.to_dict())
-    if writer.is_published:
-        return _already_built(writer, survey)
+    place = place_of(store)
+    recover_exchange(place)
+    stored = stored_settings(place)
+    known = [] if stored is None else [m.channel for m in stored.measurements]
+    channels = tuple(dict.fromkeys([*known, *survey.channels]))
+    settings = asked.settings(channels, has_wcs=survey.has_wcs, stored=stored)
+    if stored is not None and place.size(ROOT_KEY) is not None:
+        refuse_differences(place, settings, stored)
+        plan = plan_extension(place, survey, types=settings.types, replaced=replace_aors)
+        return _extend(plan, survey, settings, run, clock)
+    if replace_aors:
+        msg = f"{place.url} is no finished cube: there is no AOR to replace in it; build it first"
+        raise UsageError(msg)
+    writer = CubeWriter.begin(place, settings=settings.to_dict())
     return _Build(writer, settings, run, clock).build(survey)
 
 
 def _refuse_file(store: str | Path) -> None:
     place = place_of(store)
     if isinstance(place, LocalPlace) and place.exists() and not Path(place.root).is_dir():
-        msg = f"{place.url} is a file and no store of idfzarr; nothing there is touched: choose another path"
+        msg = (
+            f"{place.url} is a file and no store of idfzarr; nothing there is touched: "
+            "choose another path"
+        )
         raise ForeignStore(msg)
 
 
-def _coverage(asked: float | None, *, has_wcs: bool) -> float:
-    if asked is not None:
-        return asked
-    # Frames aligned by their stars drift: only what all of them see has a whole lightcurve.
-    return 0.2 if has_wcs else 1.0
-
-
-def _already_built(writer: CubeWriter, survey: Survey) -> BuildReport:
-    """Report a store that is finished; tidy up what a kill right after publishing left behind."""
-    cube = Cube(writer.place)
-    there = set(cube.schema.aor_names)
-    known = skipped_before(writer.state())
-    skipped, new = [], []
-    for files in survey.mosaics:
-        before = known.get((files.aor, files.channel))
-        if before is not None:
-            skipped.append(before)
-        elif files.aor not in there:
-            new.append(files.aor)
-    new = list(dict.fromkeys(new))
-    if new:
-        msg = (
-            f"{cube.path} is built from {len(there)} AORs, and the images hold {len(new)} more "
-            f"({', '.join(new[:5])}{', ...' if len(new) > 5 else ''}): build them into a new store"
-        )
-        raise SettingsDiffer(msg)
-    writer.remove_staging()
-    _remove_work(writer)
-    n_objects, n_types, _, n_aors = cube.shape
-    return BuildReport(
-        writer.place.url,
-        n_objects,
-        n_types,
-        n_aors,
-        skipped=(*survey.skipped, *skipped),
-        changed=False,
-    )
+def _extend(
+    plan: Extension, survey: Survey, settings: Settings, run: _Run, clock: _Clock
+) -> BuildReport:
+    """Bring a finished cube up to what was asked for."""
+    cube = plan.cube
+    writer = CubeWriter(cube.place, schema=cube.schema, **cube.identity)
+    measured = plan.new_types or cube.schema.types
+    steps = _Build(writer, replace(settings, types=measured), run, clock)
+    if plan.new_types:
+        return steps.add_types(plan, survey)
+    if plan.survey is not None:
+        return steps.append(plan, plan.survey)
+    if update_under_way(writer.state(), cube.root) is None:
+        writer.remove_staging()
+        _remove_work(writer)
+    return steps.report(writer, survey, skipped=(*survey.skipped, *plan.skipped), changed=False)
 
 
 def _remove_work(writer: CubeWriter) -> None:
@@ -260,10 +272,10 @@ class _Build:
     clock: _Clock
 
     def build(self, survey: Survey) -> BuildReport:
-        factor, unit = survey.scale_and_unit()
         given = survey
         with self.clock.step("reading and placing"):
             survey, grid, registered = self._register(survey)
+            factor, unit = survey.scale_and_unit(grid.pixel_scale)
         with self.clock.step("superstack and detection"):
             self._make_field(survey, grid, registered)
         with self.clock.step("photometry"):
@@ -277,28 +289,111 @@ class _Build:
             note_skipped(writer, given, survey)
             writer.publish()
             _remove_work(writer)
+        told = (*survey.notes, *_registration_notes(registered), *notes)
+        return self.report(writer, survey, measured=n_measured, shards=n_shards, notes=told)
+
+    def append(self, plan: Extension, new: Survey) -> BuildReport:
+        """Measure the AORs of a plan and put them into the cube."""
+        cube = plan.cube
+        with self.clock.step("reading and placing"):
+            grid = grid_of_store(cube.place, cube.schema.channels[0])
+            factor, unit = new.scale_and_unit(grid.pixel_scale)
+            refuse_other_unit(cube, unit)
+            left, registered = register_new(
+                self.writer, new, grid, self.settings, **self.run.options
+            )
+            note_skipped(self.writer, new, left)
+        size = _batch_size(
+            cube.schema.layout.n_objects, len(cube.schema.types), len(left.aors.name)
+        )
+        with self.clock.step("photometry"):
+            writer = begin_extension(plan, left, staging_aors=size)
+            n_measured = self._measure(writer, registered, factor)
+        with self.clock.step("assembling shards"):
+            n_shards = self._assemble(writer)
+        with self.clock.step("calibration"):
+            calibrate_new(writer)
+        with self.clock.step("publishing"):
+            writer.publish()
+            _remove_work(self.writer)
+        what = "measured again" if plan.replaced else "appended"
+        notes = (
+            f"AORs {what}: {', '.join(left.aors.name[:5])}{', ...' * (len(left.aors.name) > 5)}",
+            "variability/ covers the AORs before; idfzarr stats --update computes it anew",
+        )
+        return self.report(
+            writer,
+            left,
+            measured=n_measured,
+            shards=n_shards,
+            notes=(*new.notes, *notes),
+            skipped=(*left.skipped, *plan.skipped),
+        )
+
+    def add_types(self, plan: Extension, survey: Survey) -> BuildReport:
+        """Measure further types on the AORs of the cube and lay the cube out anew with them."""
+        cube = plan.cube
+        own = mosaics_of_cube(cube, self.writer.state(), survey)
+        with self.clock.step("reading and placing"):
+            grid = grid_of_store(cube.place, cube.schema.channels[0])
+            factor, unit = own.scale_and_unit(grid.pixel_scale)
+            refuse_other_unit(cube, unit)
+            left, registered = register_new(
+                self.writer, own, grid, self.settings, **self.run.options
+            )
+            registered = in_order_of(cube, registered)
+        size = _batch_size(
+            cube.schema.layout.n_objects, len(plan.new_types), cube.schema.layout.n_aors
+        )
+        with self.clock.step("photometry"):
+            table = _type_table(self.settings, grid.pixel_scale, unit)
+            writer = begin_relayout(cube.place, types=table, staging_aors=size)
+            n_measured = self._measure(writer, registered, factor)
+        with self.clock.step("assembling shards"):
+            n_shards = self._assemble(writer)
+        with self.clock.step("calibration"):
+            calibrate_types(writer, cube, **self.run.options)
+        with self.clock.step("publishing"):
+            writer.publish()
+            _remove_work(self.writer)
+        notes = (f"types added: {', '.join(plan.new_types)}",)
+        return self.report(writer, left, measured=n_measured, shards=n_shards, notes=notes)
+
+    def report(
+        self,
+        writer: CubeWriter,
+        survey: Survey,
+        *,
+        measured: int = 0,
+        shards: int = 0,
+        notes: Sequence[str] = (),
+        skipped: Sequence[Skipped] | None = None,
+        changed: bool = True,
+    ) -> BuildReport:
+        """Return what was done."""
         layout = _schema(writer).layout
         return BuildReport(
-            store=writer.place.url,
+            store=self.writer.place.url,
             n_objects=layout.n_objects,
             n_types=layout.n_types,
             n_aors=layout.n_aors,
-            aors_measured=n_measured,
-            shards_written=n_shards,
-            skipped=survey.skipped,
-            notes=(*survey.notes, *_registration_notes(registered), *notes),
+            aors_measured=measured,
+            shards_written=shards,
+            skipped=tuple(survey.skipped if skipped is None else skipped),
+            notes=tuple(notes),
             seconds=self.clock.seconds,
+            changed=changed,
         )
 
     def _register(self, survey: Survey) -> tuple[Survey, Grid, list[Registered]]:
-        told = {
-            "scheduler": self.run.scheduler,
-            "workers": self.run.workers,
-            "progress": self.run.progress,
-        }
-        survey, grid, stars = grid_of(survey, **told)
+        survey, grid, stars = grid_of(survey, **self.run.options)
         survey, registered = register_mosaics(
-            survey, grid, stars, writer=self.writer, sky=self.settings.sky, **told
+            survey,
+            grid,
+            stars,
+            writer=self.writer,
+            sky=self.settings.sky,
+            **self.run.options,
         )
         return survey, grid, registered
 
@@ -359,7 +454,11 @@ class _Build:
             coverage=stack.coverage.astype(np.float32),
             segmentation=detection.segmentation,
             header=_wcs_cards(grid.wcs),
-            attributes={"unit": unit, "pixel_scale": json_value(grid.pixel_scale)},
+            attributes={
+                "unit": unit,
+                "pixel_scale": json_value(grid.pixel_scale),
+                "tolerance": grid.tolerance,
+            },
         )
         write_superstack(self.writer, images)
         group = f"images/superstack/{channel}"
@@ -370,19 +469,11 @@ class _Build:
         columns = ("object_id", "ra", "dec", "x", "y")
         objects = {name: self.writer.read_array(f"catalogue/{name}") for name in columns}
         aors = survey.aors
-        table: dict[str, Any] = {
-            "aor": aors.reqkey,
-            "aor_name": np.array(aors.name, dtype=str),
-            "mjd": aors.mjd,
-            "exptime": aors.exptime,
-        }
-        if np.isfinite(aors.bjd_tdb).any():
-            table["bjd_tdb"] = aors.bjd_tdb
         n_objects, n_types = len(objects["object_id"]), len(self.settings.types)
         return self.writer.lay_out(
             objects=objects,
             types=_type_table(self.settings, grid.pixel_scale, unit),
-            aors=table,
+            aors=aor_columns(survey, survey.channels),
             channels=survey.channels,
             codec=self.settings.codec,
             precision=_LOSSLESS_FRACTION if self.settings.precision else None,
@@ -423,7 +514,9 @@ class _Build:
         for name in ("dx", "dy", "offset_rms", "sky", "sky_rms", "n_hits"):
             _write_measured(writer, schema, name, told)
         scales = noise_scales(schema, told)
-        zeropoint, zeropoint_err, notes = calibrate(writer, scales, progress=self.run.progress)
+        zeropoint, zeropoint_err, notes = calibrate(
+            writer, scales, frozen=False, progress=self.run.progress
+        )
         writer.write_coordinate("noise_scale", scales)
         writer.write_coordinate("zeropoint", zeropoint)
         writer.write_coordinate("zeropoint_err", zeropoint_err)

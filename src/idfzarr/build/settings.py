@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from idfzarr.errors import UsageError, closest
@@ -13,7 +13,7 @@ from idfzarr.measurement import Measurement, default_measurements, parse_measure
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["SKIES", "Settings", "choose_sky", "choose_types"]
+__all__ = ["SKIES", "Asked", "Settings", "choose_sky", "choose_types"]
 
 SKIES = ("auto", "plane", "mesh")
 """How the background of a mosaic is removed: see `Settings.sky`."""
@@ -146,6 +146,70 @@ def _other_type(name: str, channels: Sequence[str]) -> str:
         )
         raise UsageError(msg)
     return measurement.name
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a person asked for; None where nothing was said.
+
+    Attributes
+    ----------
+    types, sky, threshold, min_coverage, codec, precision, shard_objects
+        As in `Settings`; types may be globs, sky may be ``auto``.
+    """
+
+    types: str | Sequence[str] | None = None
+    sky: str | None = None
+    threshold: float | None = None
+    min_coverage: float | None = None
+    codec: str | None = None
+    precision: bool | None = None
+    shard_objects: int | None = None
+
+    def settings(
+        self, channels: Sequence[str], *, has_wcs: bool, stored: Settings | None = None
+    ) -> Settings:
+        """Return settings: what was asked, else what the store has, else the defaults.
+
+        Parameters
+        ----------
+        channels
+            The channels there are mosaics of.
+        has_wcs
+            Whether the mosaics have a WCS.
+        stored
+            The settings of a store that is there already.
+
+        Returns
+        -------
+        Settings
+            Types that are asked for are those of the settings; see `idfzarr.build.extend` for what
+            that means where a store has others.
+
+        Raises
+        ------
+        UsageError, UnknownName
+            Something asked for cannot be.
+        """
+        if stored is None:
+            base = Settings(
+                types=choose_types(channels, self.types),
+                sky=choose_sky("auto", has_wcs=has_wcs),
+                # Frames aligned by their stars drift: only what all of them see has a whole
+                # lightcurve.
+                min_coverage=0.2 if has_wcs else 1.0,
+            )
+        else:
+            types = stored.types if self.types is None else choose_types(channels, self.types)
+            base = replace(stored, types=types)
+        given = {
+            name: value
+            for name in ("threshold", "min_coverage", "codec", "precision", "shard_objects")
+            if (value := getattr(self, name)) is not None
+        }
+        if self.sky is not None:
+            given["sky"] = choose_sky(self.sky, has_wcs=has_wcs)
+        return replace(base, **given)
 
 
 def choose_sky(asked: str, *, has_wcs: bool) -> Literal["plane", "mesh"]:

@@ -25,11 +25,11 @@ from idfzarr.store.arrays import (
     encode_array,
     group_json,
     json_bytes,
-    parse_array,
     read_array,
 )
 from idfzarr.store.layout import capacity_for
 from idfzarr.store.ledger import LEDGER_SUFFIX, read_ledger
+from idfzarr.store.merging import known_spec, refuse_cast, with_columns
 from idfzarr.store.place import locked
 from idfzarr.store.plan import STAGING_AORS
 from idfzarr.store.precision import kept_bits_of_shards, precision_attributes
@@ -103,6 +103,10 @@ class CubeAppend(CubeWriter):
     @property
     def _grows(self) -> bool:
         return self._schema.layout.n_aors > self.before.layout.n_aors
+
+    @property
+    def _lengths(self) -> tuple[int, int]:
+        return self.before.layout.n_aors, self._schema.layout.n_aors
 
     @property
     def _next(self) -> Place:
@@ -195,13 +199,17 @@ class CubeAppend(CubeWriter):
             kind = dtype or zarr_dtype(values)
             spec = ArraySpec(path, dims, kind, values.shape, grid, codec, dict(attributes or {}))
         else:
-            spec = _known_spec(path, node, dims, attributes, self.place)
+            spec = known_spec(path, node, dims=dims, attributes=attributes)
+        refuse_cast(path, values, spec)
+        if spec.dtype != "string":
+            values = values.astype(spec.dtype)
         if "aor" in dims:
             axis = dims.index("aor")
             old = None if node is None else read_array(self.place, path, node)
-            values = self._merged(path, values, old, axis)
+            values = with_columns(
+                path, values, old, axis=axis, columns=self.columns, lengths=self._lengths
+            )
             spec = replace(spec, shape=values.shape)
-        _refuse_cast(path, values, spec)
         lengthens = node is None or (self._grows and "aor" in dims)
         for key, data in encode_array(spec, values):
             self._put(key, data, waits=not lengthens)
@@ -214,34 +222,6 @@ class CubeAppend(CubeWriter):
             schema.chunk_length(dim) if schema.has_dim(dim) else max(1, length)
             for dim, length in zip(dims, shape, strict=True)
         )
-
-    def _merged(
-        self, path: str, values: NDArray[Any], old: NDArray[Any] | None, axis: int
-    ) -> NDArray[Any]:
-        """Return all AORs of an array: what is there, and this change's part of the values."""
-        n_all, n_own = self._schema.layout.n_aors, len(self.columns)
-        length = values.shape[axis] if values.ndim > axis else -1
-        if length not in {n_all, n_own}:
-            msg = (
-                f"{path!r} has {length} AORs along dimension {axis}: give all {n_all}, or the "
-                f"{n_own} of this change"
-            )
-            raise UsageError(msg)
-        own = values if length == n_own else np.take(values, self.columns, axis=axis)
-        if old is None:
-            if length == n_all:
-                return values
-            old = _nothing(path, values, axis, self.before.layout.n_aors)
-        kept = np.moveaxis(old, axis, -1)
-        out = np.empty((*kept.shape[:-1], n_all), dtype=np.result_type(old.dtype, own.dtype))
-        if out[..., 0].shape != np.moveaxis(own, axis, -1)[..., 0].shape:
-            msg = (
-                f"{path!r} has shape {old.shape} in the store; values of {values.shape} do not fit"
-            )
-            raise UsageError(msg)
-        out[..., : kept.shape[-1]] = kept
-        out[..., list(self.columns)] = np.moveaxis(own, axis, -1)
-        return np.moveaxis(out, -1, axis)
 
     def _put(self, key: str, data: bytes, *, waits: bool) -> None:
         """Put a file in its place, or where it waits for the commit; nothing if it is there."""
@@ -361,48 +341,6 @@ class CubeAppend(CubeWriter):
                 "AORs; give them with the table of AORs, or write them with write_coordinate"
             )
             raise UsageError(msg)
-
-
-def _known_spec(
-    path: str,
-    node: Mapping[str, Any],
-    dims: tuple[str, ...],
-    attributes: Mapping[str, Any] | None,
-    place: Place,
-) -> ArraySpec:
-    spec = parse_array(path, node) if node.get("node_type") == "array" else None
-    if spec is None or spec.dims != dims:
-        msg = (
-            f"{path!r} of {place.url} was not written by idfzarr, or has other dimensions than "
-            f"{dims}; it cannot be changed with the cube: remove it first"
-        )
-        raise UsageError(msg)
-    return spec if attributes is None else replace(spec, attributes=dict(attributes))
-
-
-def _refuse_cast(path: str, values: NDArray[Any], spec: ArraySpec) -> None:
-    given = zarr_dtype(values)
-    if "string" in {given, spec.dtype}:
-        fits = given == spec.dtype
-    else:
-        fits = np.can_cast(values.dtype, np.dtype(spec.dtype), "same_kind")
-    if not fits:
-        msg = f"{path!r} is stored as {spec.dtype}, and cannot hold values of type {values.dtype}"
-        raise UsageError(msg)
-
-
-def _nothing(path: str, like: NDArray[Any], axis: int, length: int) -> NDArray[Any]:
-    """Return what stands for AORs of which nothing is known: NaN, or no text."""
-    shape = tuple(length if k == axis else n for k, n in enumerate(like.shape))
-    if like.dtype.kind == "f":
-        return np.full(shape, np.nan, dtype=like.dtype)
-    if like.dtype.kind in "OSTU":
-        return np.full(shape, "", dtype=str)
-    msg = (
-        f"{path!r} holds {like.dtype}, which has no word for 'not known', but values are known for "
-        "some of the AORs only; give floats, or values for all of them"
-    )
-    raise UsageError(msg)
 
 
 # -------------------------------------------------------------------- begin

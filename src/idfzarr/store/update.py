@@ -312,11 +312,13 @@ def roll_forward(path: PlaceLike) -> bool:
         place.write(f"{node_path}/{ROOT_KEY}", json_bytes(root.metadata[node_path]))
     if committed:
         waiting.remove(_MARKER)  # first: from now on nothing that waits is put in place again
-        Ledger(place, root.uuid).append(
-            "published", update=marked["update"], generation=root.generation
-        )
+        told = {"update": marked["update"], "generation": root.generation}
+        Ledger(place, root.uuid).append("published", **told)
+    # Staging without a marker is what is left of a removal that was stopped.
+    swept = committed or (not marked and next(iter(place.keys(STAGING)), None) is not None)
+    if swept:
         place.remove_tree(STAGING)
-    return committed or bool(behind)
+    return swept or bool(behind)
 
 
 def _is_behind(place: Place, path: str, node: Mapping[str, Any]) -> bool:
