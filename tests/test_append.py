@@ -28,9 +28,10 @@ from idfzarr.store.cube import Cube, create
 from idfzarr.store.ledger import read_ledger
 from idfzarr.store.place import LocalPlace, RemotePlace
 from idfzarr.store.published import open_published
+from idfzarr.store.relayout import abandon_update
 from idfzarr.store.root import read_root
 from idfzarr.store.shard import reduce_precision
-from idfzarr.store.update import abandon_update, roll_forward, update_under_way
+from idfzarr.store.update import roll_forward, update_under_way
 from idfzarr.store.writer import CubeWriter
 
 OLD = [100, 101, 102, 103, 104]
@@ -149,7 +150,7 @@ def test_whole_numbers_are_asked_for_and_never_made_up(store):
     del table["quality"]
     writer = begin_append(store, aors=table)
     growing.measure(writer, NEW)
-    with pytest.raises(UsageError, match="'quality' of .* have no values for the new AORs"):
+    with pytest.raises(UsageError, match=r"'quality' of .* have no values for the new AORs"):
         writer.publish()
     assert Cube(store).shape[3] == 5
     with pytest.raises(UsageError, match="has no word for 'not known'"):
@@ -178,9 +179,9 @@ def test_an_aor_that_is_there_is_refused(store):
 
 def test_a_change_of_other_aors_must_wait(store):
     begin_append(store, aors=growing.aor_table([200, 201]))
-    with pytest.raises(SettingsDiffer, match="append of r200, r201 was begun .* append of r202"):
+    with pytest.raises(SettingsDiffer, match=r"append of r200, r201 was begun .* append of r202"):
         begin_append(store, aors=growing.aor_table([202]))
-    with pytest.raises(SettingsDiffer, match="append of r200, r201 .* replace of r100"):
+    with pytest.raises(SettingsDiffer, match=r"append of r200, r201 .* replace of r100"):
         begin_replace(store, aors=[100])
     assert abandon_update(store).names == ("r200", "r201")
     assert abandon_update(store) is None

@@ -294,7 +294,10 @@ def test_a_folder_that_must_not_be_written_to(images, tmp_path):
         str(closed / "f.zarr"),
         *ONE,
     ]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False, env=_environment())
+    home = {"HOME": str(tmp_path)}  # root's own holds settings that nobody else may read
+    ended = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=_environment() | home
+    )
     assert ended.returncode == 1
     assert "Traceback" not in ended.stderr
     assert ended.stdout == ""

@@ -19,8 +19,7 @@ from idfzarr.store.cube import Cube
 from idfzarr.store.exchange import recover_exchange
 from idfzarr.store.ledger import read_ledger
 from idfzarr.store.place import LocalPlace
-from idfzarr.store.relayout import begin_relayout, relayout
-from idfzarr.store.update import abandon_update
+from idfzarr.store.relayout import abandon_update, begin_relayout, relayout
 from idfzarr.store.writer import CubeWriter
 
 MANY = list(range(200, 240))
@@ -121,8 +120,8 @@ def test_a_cube_whose_store_became_another_says_so(store, tmp_path):
     cube = Cube(store)
     growing.built(tmp_path / "b.zarr", [1, 2, 3], shard_objects=2)
     relayout(tmp_path / "b.zarr", capacity=8)
-    os.rename(store, tmp_path / "c.zarr")
-    os.rename(tmp_path / "b.zarr", store)
+    Path(store).rename(tmp_path / "c.zarr")
+    (tmp_path / "b.zarr").rename(store)
     with pytest.raises(Exception, match="repair the store") as raised:
         cube.block()
     assert raised.value.kind in {"shard_corrupt", "chunk_corrupt"}
@@ -219,12 +218,12 @@ def test_a_folder_of_others_where_the_new_tree_must_be_is_not_touched(store):
 def test_a_store_that_is_a_link_is_exchanged_where_it_lies(store, tmp_path):
     big = tmp_path / "big"
     big.mkdir()
-    os.rename(store, big / "real.zarr")
-    os.symlink(big / "real.zarr", store)
+    Path(store).rename(big / "real.zarr")
+    Path(store).symlink_to(big / "real.zarr")
     growing.append(store, MANY)
-    assert os.path.islink(store)
+    assert Path(store).is_symlink()
     np.testing.assert_array_equal(Cube(store).block(), as_cube(measured([*OLD, *MANY])))
-    assert sorted(os.listdir(big)) == ["real.zarr"]
+    assert [p.name for p in big.iterdir()] == ["real.zarr"]
 
 
 def test_object_storage_is_refused(tmp_path):
@@ -242,7 +241,7 @@ def test_an_append_goes_on_with_a_growth_that_was_stopped(store):
     writer.write_shard(0, writer.assemble(0))
     with pytest.raises(SettingsDiffer, match="relayout of capacity 48 was begun"):
         begin_replace(store, aors=[100])
-    with pytest.raises(SettingsDiffer, match="relayout of capacity 48 .* capacity 48, ch2_iso"):
+    with pytest.raises(SettingsDiffer, match=r"relayout of capacity 48 .* capacity 48, ch2_iso"):
         begin_relayout(store, capacity=48, types=ADDED)
     growing.append(store, [200])
     cube = Cube(store)
@@ -264,13 +263,15 @@ def test_a_relayout_can_be_given_up(store):
 @pytest.mark.parametrize("action", ["grow", "add_types"])
 def test_a_killed_relayout_is_gone_on_with(tmp_path, action):
     seen = kill_and_resume(tmp_path, action, kills=2, seed=4)
-    assert seen == {"old", "new"}, "never a moment without a store"
+    # A new capacity changes nothing that is read, so there old and new are the same.
+    assert seen == ({"new"} if action == "grow" else {"old", "new"}), "never without a store"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("action", ["grow", "add_types", "overflow"])
 def test_a_relayout_killed_a_hundred_times(tmp_path, action):
-    assert kill_and_resume(tmp_path, action, kills=100, seed=5) == {"old", "new"}
+    seen = kill_and_resume(tmp_path, action, kills=100, seed=5)
+    assert seen == ({"new"} if action == "grow" else {"old", "new"}), "never without a store"
 
 
 @pytest.mark.parametrize("stop_after", [1, 2])
@@ -280,13 +281,13 @@ def test_without_an_exchange_a_stopped_one_is_recovered(store, monkeypatch, stop
 
     def stopped(one, other):
         if len(calls) == stop_after:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt("stopped")
         calls.append((one, other))
         plain(one, other)
 
     old = Cube(store).block()
     monkeypatch.setattr(os, "rename", stopped)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match="stopped"):
         relayout(store, capacity=64)
     monkeypatch.setattr(os, "rename", plain)
     if stop_after == 1:
@@ -305,10 +306,7 @@ def test_a_build_recovers_a_stopped_exchange_too(store, monkeypatch):
     monkeypatch.setattr(exchange_module, "_exchange_at_once", lambda one, other: False)
     writer = begin_relayout(store, capacity=64)
     growing.measure(writer, OLD)
-    monkeypatch.setattr(os, "rename", lambda one, other: None)
-    os.replace(store, store + ".aside")
-    monkeypatch.undo()
-    monkeypatch.setattr(os, "fsync", lambda handle: None)
+    Path(store).rename(store + ".aside")
     again = CubeWriter.begin(store, settings={"sky": "plane"})
     assert again.is_published
     assert Cube(store).schema.layout.capacity == 32, "the new tree was not published yet"

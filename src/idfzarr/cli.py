@@ -233,10 +233,20 @@ def stats(
     complete: Annotated[
         float, typer.Option(help="Only lightcurves of which this part is good.", min=0.0, max=1.0)
     ] = 0.5,
+    update: Annotated[
+        bool, typer.Option("--update", help="Compute the statistics anew first.")
+    ] = False,
     as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """List the most variable objects."""
     from idfzarr.analysis.ranking import rank_store
+
+    if update:
+        from idfzarr.build.refresh import update_variability
+
+        with _bars(quiet=quiet or as_json) as progress:
+            update_variability(store, progress=progress)
 
     table = rank_store(
         store, top=top, by=by, types=type_, least_signal=snr, least_complete=complete

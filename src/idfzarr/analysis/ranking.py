@@ -43,12 +43,16 @@ class Ranking:
         Unit of median and scatter.
     rows
         One dictionary for each object: object, type, ra, dec, x, y and the statistics.
+    n_aors, covered
+        AORs in the cube, and those that the statistics were computed from.
     """
 
     by: str
     types: tuple[str, ...]
     unit: str
     rows: tuple[dict[str, Any], ...]
+    n_aors: int = 0
+    covered: int = 0
 
     @property
     def objects(self) -> list[int]:
@@ -61,6 +65,8 @@ class Ranking:
             "by": self.by,
             "types": list(self.types),
             "unit": self.unit,
+            "n_aors": self.n_aors,
+            "covered": self.covered,
             "objects": [{k: _known(v) for k, v in row.items()} for row in self.rows],
         }
 
@@ -76,7 +82,13 @@ class Ranking:
             for line in cells
         ]
         unit = f"; median and robust_scatter in {self.unit}" if self.unit else ""
-        return "\n".join([*lines, f"ranked by {self.by}{unit}"])
+        lines.append(f"ranked by {self.by}{unit}")
+        if self.covered != self.n_aors:
+            lines.append(
+                f"these statistics cover {self.covered} of {self.n_aors} AORs: "
+                "idfzarr stats --update computes them anew"
+            )
+        return "\n".join(lines)
 
 
 def _known(value: Any) -> Any:
@@ -156,7 +168,14 @@ def rank_store(
     order = order[np.isfinite(highest[order])][:top]
     rows = tuple(_row(cube, measured, int(row), columns[best[row]], by) for row in order)
     units = {str(cube.coordinate("unit")[c]) for c in columns}
-    return Ranking(by, tuple(names), units.pop() if len(units) == 1 else "", rows)
+    return Ranking(
+        by,
+        tuple(names),
+        units.pop() if len(units) == 1 else "",
+        rows,
+        n_aors=cube.shape[3],
+        covered=int(cube.group_attributes(VARIABILITY).get("n_aors", cube.shape[3])),
+    )
 
 
 def _signal(measured: dict[str, NDArray[Any]], columns: list[int]) -> NDArray[np.float64]:

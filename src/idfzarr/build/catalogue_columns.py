@@ -231,10 +231,11 @@ def _columns(key: str, value: Any) -> Columns:
         msg = f"columns of {key!r} must be value, error and flag, not {value!r}"
         raise UsageError(msg)
     names = [None if part is None else str(part).strip() or None for part in parts]
-    if names[0] is None:
+    column, error, flag = (*names, None, None)[:3]
+    if column is None:
         msg = f"columns of {key!r} lack the value's name: {value!r}"
         raise UsageError(msg)
-    return Columns(names[0], *names[1:])
+    return Columns(column, error, flag)
 
 
 def default_rules(

@@ -86,8 +86,11 @@ class ObjectList:
     def taken(self, rows: NDArray[np.integer[Any]]) -> ObjectList:
         """Return some of the objects, in the order of `rows`."""
         return ObjectList(
-            self.ids[rows],
-            *(values[rows] for values in (self.ra, self.dec, self.x, self.y)),
+            ids=self.ids[rows],
+            ra=self.ra[rows],
+            dec=self.dec[rows],
+            x=self.x[rows],
+            y=self.y[rows],
             columns={name: values[rows] for name, values in self.columns.items()},
         )
 
@@ -222,11 +225,11 @@ def gather(before: ObjectList | None, more: ObjectList) -> ObjectList:
     new = np.flatnonzero(match_ids(before.ids, more.ids) < 0)
     added = more.taken(new)
     joined = ObjectList(
-        np.concatenate([before.ids, added.ids]),
-        *(
-            np.concatenate([getattr(before, name), getattr(added, name)])
-            for name in ("ra", "dec", "x", "y")
-        ),
+        ids=np.concatenate([before.ids, added.ids]),
+        ra=np.concatenate([before.ra, added.ra]),
+        dec=np.concatenate([before.dec, added.dec]),
+        x=np.concatenate([before.x, added.x]),
+        y=np.concatenate([before.y, added.y]),
     )
     return joined.taken(np.argsort(joined.ids, kind="stable"))
 

@@ -243,7 +243,9 @@ def _extend(
     """Bring a finished cube up to what was asked for."""
     cube = plan.cube
     writer = CubeWriter(cube.place, schema=cube.schema, **cube.identity)
-    measured = plan.new_types or cube.schema.types
+    # All types even where only new ones are added: sums depend, in their last bit, on which other
+    # apertures share their rings.
+    measured = (*cube.schema.types, *plan.new_types)
     steps = _Build(writer, replace(settings, types=measured), run, clock)
     if plan.new_types:
         return steps.add_types(plan, survey)
@@ -342,11 +344,11 @@ class _Build:
                 self.writer, own, grid, self.settings, **self.run.options
             )
             registered = in_order_of(cube, registered)
-        size = _batch_size(
-            cube.schema.layout.n_objects, len(plan.new_types), cube.schema.layout.n_aors
-        )
+        layout = cube.schema.layout
+        size = _batch_size(layout.n_objects, len(self.settings.types), layout.n_aors)
         with self.clock.step("photometry"):
-            table = _type_table(self.settings, grid.pixel_scale, unit)
+            added = replace(self.settings, types=plan.new_types)
+            table = _type_table(added, grid.pixel_scale, unit)
             writer = begin_relayout(cube.place, types=table, staging_aors=size)
             n_measured = self._measure(writer, registered, factor)
         with self.clock.step("assembling shards"):

@@ -9,7 +9,9 @@ https://github.com/Blosc/c-blosc/blob/main/README_CHUNK_FORMAT.rst
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+import struct
+from itertools import accumulate, pairwise
+from typing import TYPE_CHECKING, NamedTuple
 
 import google_crc32c
 import numcodecs.blosc
@@ -22,13 +24,24 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["MOST_BYTES", "are_intact", "header_bytes", "read_runs", "unpack_blosc"]
+__all__ = [
+    "MOST_BYTES",
+    "Chunk",
+    "are_intact",
+    "begins",
+    "header_bytes",
+    "read_runs",
+    "unpack_blosc",
+]
 
 MOST_BYTES = 1 << 28
 """Bytes that one call decompresses at most, well below the 2**31 of blosc."""
 
 _HEADER = 16  # version, its compressor's, flags, type size; then sizes: all, block, compressed
 _START = 4  # bytes of the place where a block begins
+_HEAD = struct.Struct("<5I").unpack_from  # the header of a chunk, and where its first block begins
+_HEAD_BYTES = _HEADER + _START
+_LEAST = _HEAD_BYTES + CRC_BYTES
 _STORED = 0x02  # flag: not compressed
 
 # Blosc's own threads would be woken for every read; zarr-python switches them off as it is
@@ -41,22 +54,36 @@ def header_bytes(n_chunks: int) -> int:
     return _HEADER + _START * n_chunks
 
 
-def read_runs(
-    handles: Sequence[int],
-    offset: NDArray[np.int64],
-    begin: NDArray[np.int64],
-    into: NDArray[np.uint8],
-) -> bool:
+class Chunk(NamedTuple):
+    """Where a chunk stands: an open shard, and its offset and length there."""
+
+    handle: int
+    offset: int
+    length: int
+
+
+def begins(chunks: Sequence[Chunk], first: int) -> list[int]:
+    """Return where each chunk stands in a buffer, one after another, and where the last one ends.
+
+    Parameters
+    ----------
+    chunks
+        What is to be read.
+    first
+        Room before them.
+    """
+    return list(accumulate((chunk.length for chunk in chunks), initial=first))
+
+
+def read_runs(chunks: Sequence[Chunk], begin: Sequence[int], into: NDArray[np.uint8]) -> bool:
     """Read chunks into a buffer, those that stand next to one another on disk with one call.
 
     Parameters
     ----------
-    handles
-        The open shard of each chunk.
-    offset
-        Where each stands in its file.
+    chunks
+        What to read.
     begin
-        Where each is to stand in the buffer, one after another, and where the last one ends.
+        Where each is to stand in the buffer, and where the last one ends.
     into
         Filled from ``begin[0]`` to ``begin[-1]``.
 
@@ -65,15 +92,18 @@ def read_runs(
     bool
         Whether the files had them all.
     """
-    moved = np.diff(offset - begin[:-1]) != 0
-    if handles[0] != handles[-1] or len(set(handles)) > 1:
-        moved |= np.diff(handles) != 0
-    cuts = [0, *(np.flatnonzero(moved) + 1).tolist()]
-    edges = begin[[*cuts, -1]].tolist()
-    for k, at, first, last in zip(cuts, offset[cuts].tolist(), edges, edges[1:], strict=False):
-        if os.preadv(handles[k], [into[first:last]], at) != last - first:
-            return False
-    return True
+    runs: list[tuple[int, int, int]] = []
+    file, end = -1, -1
+    for (handle, offset, length), at in zip(chunks, begin, strict=False):
+        if offset != end or handle != file:
+            runs.append((handle, offset, at))
+        file, end = handle, offset + length
+    room = memoryview(into.data)
+    ends = [at for _, _, at in runs[1:]] + [begin[-1]]
+    return all(
+        os.preadv(handle, [room[at:end]], offset) == end - at
+        for (handle, offset, at), end in zip(runs, ends, strict=True)
+    )
 
 
 def are_intact(buffer: NDArray[np.uint8], begin: Sequence[int]) -> bool:
@@ -87,14 +117,10 @@ def are_intact(buffer: NDArray[np.uint8], begin: Sequence[int]) -> bool:
         Where each stands, and where the last one ends.
     """
     crc = google_crc32c.value
-    return all(
-        crc(buffer[first:last]) == RESIDUE for first, last in zip(begin, begin[1:], strict=False)
-    )
+    return all(crc(buffer[first:last]) == RESIDUE for first, last in pairwise(begin))
 
 
-def unpack_blosc(
-    buffer: NDArray[np.uint8], begin: NDArray[np.int64], out: NDArray[np.float32]
-) -> bool:
+def unpack_blosc(buffer: NDArray[np.uint8], begin: Sequence[int], out: NDArray[np.float32]) -> bool:
     """Decompress chunks that match their checksums.
 
     Parameters
@@ -112,25 +138,23 @@ def unpack_blosc(
         False where they are not alike, or not chunks of one block, and must be decompressed one by
         one.
     """
-    n = len(begin) - 1
-    length = np.diff(begin)
-    chunk_bytes = out.nbytes // n
-    if length.min() < _HEADER + _START + CRC_BYTES or out.nbytes > MOST_BYTES:
+    chunk_bytes = out.nbytes // len(out)
+    if out.nbytes > MOST_BYTES or len(buffer) < begin[0] + _LEAST:
         return False
-    heads = buffer[begin[:-1, None] + np.arange(_HEADER + _START)].view("<u4")
-    kind, whole, block, packed, start = heads.T
-    alike = (
-        (kind == kind[0])
-        & (whole == chunk_bytes)
-        & (block == chunk_bytes)
-        & (packed == length - CRC_BYTES)
-        & (start == _HEADER + _START)
+    view = buffer.data
+    kind = _HEAD(view, begin[0])[0]
+    alike = all(
+        last - first >= _LEAST
+        and _HEAD(view, first)
+        == (kind, chunk_bytes, chunk_bytes, last - first - CRC_BYTES, _HEAD_BYTES)
+        for first, last in pairwise(begin)
     )
-    if not alike.all() or (int(kind[0]) >> 16) & _STORED:
+    if not alike or (kind >> 16) & _STORED:
         return False
-    header = buffer[: header_bytes(n)].view("<u4")
-    header[:4] = kind[0], out.nbytes, chunk_bytes, len(buffer)
-    header[4:] = begin[:-1] + _HEADER + _START
+    header = buffer[: header_bytes(len(out))].view("<u4")
+    header[:4] = kind, out.nbytes, chunk_bytes, len(buffer)
+    header[4:] = begin[:-1]
+    header[4:] += _HEAD_BYTES
     try:
         numcodecs.blosc.decompress(buffer, out)
     except (RuntimeError, ValueError):

@@ -148,12 +148,15 @@ def settle_exchange(place: Place) -> None:
     root = read_root(place)
     _adopt_shards(place, root)
     roll_forward(place)
-    if isinstance(place, LocalPlace):
-        old = relaid_place(place)
-        if old.size(ROOT_KEY) is not None:
-            before = read_root(old)
-            if before.uuid == root.uuid and before.generation < root.generation:
-                _dispose(old, before, place, root)
+    if not isinstance(place, LocalPlace):
+        return
+    old = relaid_place(place)
+    if old.size(ROOT_KEY) is not None:
+        before = read_root(old)
+        if before.uuid == root.uuid and before.generation < root.generation:
+            _dispose(old, before, place, root)
+    elif old.exists() and next(iter(old.keys()), None) is None:
+        old.remove_tree("")  # a removal was stopped when nothing but folders was left
 
 
 def _adopt_shards(place: Place, root: Root) -> None:

@@ -155,6 +155,11 @@ class OpenedCube:
             )
             raise UnknownName(msg) from None
 
+    def group_attributes(self, group: str) -> Mapping[str, Any]:
+        """Return the attributes of a group, empty where there is none of that name."""
+        attributes: Mapping[str, Any] = self._root.metadata.get(group, {}).get("attributes", {})
+        return attributes
+
     def table(self, group: str) -> dict[str, NDArray[Any]]:
         """Return the arrays of a group, ``catalogue`` or ``variability``, by name.
 

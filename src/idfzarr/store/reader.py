@@ -25,7 +25,7 @@ import time
 import weakref
 import zlib
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import google_crc32c
 import numcodecs.blosc
@@ -33,7 +33,15 @@ import numpy as np
 
 from idfzarr.errors import ChunkCorrupt
 from idfzarr.store.checksum import CRC_BYTES, RESIDUE
-from idfzarr.store.chunks import MOST_BYTES, are_intact, header_bytes, read_runs, unpack_blosc
+from idfzarr.store.chunks import (
+    MOST_BYTES,
+    Chunk,
+    are_intact,
+    begins,
+    header_bytes,
+    read_runs,
+    unpack_blosc,
+)
 from idfzarr.store.shard import ABSENT, decode_chunk, index_bytes, parse_index
 from idfzarr.store.sharing import default_threads, shared
 
@@ -57,8 +65,11 @@ MOST_OPEN = 512
 _TOGETHER = 64
 """Chunks decoded by one call: 1 MB at 1,200 AORs, which the cores' own caches hold."""
 
-_WORTH_A_THREAD = 16
-"""Chunks that take longer to decode than a thread to wake up."""
+_FEW = 3
+"""Chunks that are decoded one by one as fast as together."""
+
+_WORTH_A_THREAD = 4 * _TOGETHER
+"""Chunks that take much longer to decode than threads take to wake up and to find the GIL."""
 
 _ENTRY = struct.Struct("<QQ").unpack_from
 _ENTRY_BYTES = 16
@@ -85,24 +96,14 @@ class LightcurveReader(Protocol):
         """Forget what is held of a shard: it has been written anew."""
 
 
-class _Pairs(NamedTuple):
-    """What `ShardReader.read_pairs` was asked for."""
-
-    rows: NDArray[np.int64]
-    columns: NDArray[np.int64]
-    aors: slice
-
-
 class _OpenShard:
     """An open shard and its verified index. The file is closed with the last reference."""
 
-    __slots__ = ("__weakref__", "ctime_ns", "entries", "fresh_until", "handle", "index", "path")
+    __slots__ = ("__weakref__", "ctime_ns", "fresh_until", "handle", "index", "path")
 
     def __init__(self, handle: int, index: bytes, ctime_ns: int, path: str) -> None:
         self.handle = handle
         self.index = index
-        # (chunk, 2): offset and length, -1 of a chunk that is not there
-        self.entries = np.frombuffer(index[:-CRC_BYTES], "<i8").reshape(-1, 2)
         self.ctime_ns = ctime_ns
         self.path = path
         self.fresh_until = 0.0
@@ -336,13 +337,10 @@ class ShardReader:
         ndarray of float32
             (row, column, value, aor).
         """
-        n_rows, n_columns = len(rows), len(columns)
-        found = self.read_pairs(
-            np.repeat(np.asarray(rows, dtype=np.int64), n_columns),
-            np.tile(np.asarray(columns, dtype=np.int64), n_rows),
-            aors=aors,
-        )
-        return found.reshape(n_rows, n_columns, *found.shape[1:])
+        number, inside = np.divmod(np.asarray(rows, dtype=np.int64), self._step)
+        slots = inside[:, None] * self._n_types + np.asarray(columns, dtype=np.int64)
+        found = self._read(np.repeat(number, len(columns)), slots.reshape(-1), aors)
+        return found.reshape(len(rows), len(columns), *found.shape[1:])
 
     def read_pairs(
         self, rows: ArrayLike, columns: ArrayLike, *, aors: slice = slice(None)
@@ -361,21 +359,35 @@ class ShardReader:
         ndarray of float32
             (pair, value, aor). With all AORs it is a view that leaves out the room for more.
         """
-        asked = _Pairs(np.asarray(rows, dtype=np.int64), np.asarray(columns, dtype=np.int64), aors)
-        n, n_kept = len(asked.rows), len(range(*aors.indices(self._n_aors)))
+        number, inside = np.divmod(np.asarray(rows, dtype=np.int64), self._step)
+        return self._read(number, inside * self._n_types + np.asarray(columns, np.int64), aors)
+
+    def _read(
+        self, numbers: NDArray[np.int64], slots: NDArray[np.int64], aors: slice
+    ) -> NDArray[np.float32]:
+        """Return the chunks at these slots of these shards, (chunk, value, aor)."""
+        n, n_kept = len(slots), len(range(*aors.indices(self._n_aors)))
         if n_kept < self._n_aors or not n * n_kept:
             room, out = None, np.empty((n, self._shape[0], n_kept), dtype=np.float32)
         else:
             room = np.empty((n, self._pitch), dtype=np.float32)
             out = self._shown(room)[..., aors]
-        size = self._most_together
-        if self._threads > 1 and n >= 2 * _WORTH_A_THREAD:
-            size = min(size, -(-n // self._threads))
-        tasks = (
-            partial(self._fill, asked, slice(first, min(first + size, n)), out, room)
-            for first in range(0, n, size)
-        )
-        shared(tasks, self._threads)
+
+        def fill(part: slice) -> None:
+            own = np.empty((part.stop - part.start, self._pitch), np.float32)
+            into = own if room is None else room[part]
+            where = list(zip(numbers[part].tolist(), slots[part].tolist(), strict=True))
+            if len(where) > _FEW and self._read_together(where, into):
+                if room is None:
+                    out[part] = self._shown(into)[..., aors]
+            else:
+                self._read_singly(where, out[part], aors)
+
+        tasks = [
+            partial(fill, slice(first, min(first + self._most_together, n)))
+            for first in range(0, n, self._most_together)
+        ]
+        shared(tasks, self._threads if n >= _WORTH_A_THREAD else 1)
         return out
 
     def _shown(self, room: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -383,37 +395,18 @@ class ShardReader:
         strides = (4 * self._pitch, *self._strides)
         return np.ndarray((len(room), *self._kept), _F4, room, 0, strides)
 
-    def _fill(
-        self,
-        asked: _Pairs,
-        part: slice,
-        out: NDArray[np.float32],
-        room: NDArray[np.float32] | None,
+    def _read_singly(
+        self, where: Sequence[tuple[int, int]], out: NDArray[np.float32], aors: slice
     ) -> None:
-        """Read some lightcurves at once, or else, where anything is the matter, one by one."""
-        into = (
-            np.empty((part.stop - part.start, self._pitch), dtype=np.float32)
-            if room is None
-            else room[part]
-        )
-        rows, columns = asked.rows[part], asked.columns[part]
-        if not self._read_together(rows, columns, into):
-            gone: dict[int, bool] = {}
-            for k, row, column in zip(
-                range(part.start, part.stop), rows.tolist(), columns.tolist(), strict=True
-            ):
-                out[k] = (
-                    np.nan if self._is_gone(row, gone) else self.read(row, column)[:, asked.aors]
-                )
-        elif room is None:
-            out[part] = self._shown(into)[..., asked.aors]
-
-    def _is_gone(self, row: int, known: dict[int, bool]) -> bool:
-        """Say whether a shard is not there, asking but once."""
-        number = row // self._step
-        if number not in known:
-            known[number] = self._fresh(number) is None
-        return known[number]
+        """Read shards and slots one by one: they are few, or anything is the matter with them."""
+        known = {number: self._fresh(number) for number, _ in where}
+        for values, (number, slot) in zip(out, where, strict=True):
+            inside, column = divmod(slot, self._n_types)
+            values[...] = (
+                np.nan
+                if known[number] is None
+                else self.read(number * self._step + inside, column)[:, aors]
+            )
 
     def _fresh(self, number: int) -> _OpenShard | None:
         shard = self._shards[number]
@@ -421,45 +414,27 @@ class ShardReader:
             shard = self._current(number)
         return shard
 
-    def _read_together(
-        self, rows: NDArray[np.int64], columns: NDArray[np.int64], into: NDArray[np.float32]
-    ) -> bool:
-        """Read chunks of any shards at once; False where one is not there, damaged or odd."""
-        numbers, inside = np.divmod(rows, self._step)
-        slots = inside * self._n_types + columns
-        first = int(numbers[0])
-        if (numbers == first).all():
-            shard = self._fresh(first)
+    def _read_together(self, where: Sequence[tuple[int, int]], into: NDArray[np.float32]) -> bool:
+        """Read shards and slots at once; False where one is not there, damaged or odd."""
+        held = {number: self._fresh(number) for number, _ in where}
+        chunks = []
+        for number, slot in where:
+            shard = held[number]
             if shard is None:
                 return False
-            return self._decoded([shard] * len(rows), shard.entries[slots], into)
-        held = {number: self._fresh(number) for number in set(numbers.tolist())}
-        shards = [shard for shard in map(held.__getitem__, numbers.tolist()) if shard is not None]
-        if len(shards) < len(rows):
-            return False
-        pairs = zip(shards, slots.tolist(), strict=True)
-        entries = np.array([shard.entries[slot] for shard, slot in pairs])
-        return self._decoded(shards, entries, into)
-
-    def _decoded(
-        self, shards: list[_OpenShard], entries: NDArray[np.int64], into: NDArray[np.float32]
-    ) -> bool:
-        handles = [shard.handle for shard in shards]
-        n, (offset, length) = len(entries), entries.T
-        begin = np.zeros(n + 1, dtype=np.int64)
-        np.cumsum(length, out=begin[1:])
-        if self._is_plain:
-            buffer = into.view(np.uint8).reshape(-1)
-            if not (length == self._plain_length).all():
+            offset, length = _ENTRY(shard.index, slot * _ENTRY_BYTES)
+            if length == ABSENT or (self._is_plain and length != self._plain_length):
                 return False
-        elif length.min() <= CRC_BYTES:
-            return False
-        else:
-            begin += header_bytes(n)
-            buffer = np.empty(begin[-1], dtype=np.uint8)
-        if not read_runs(handles, offset, begin, buffer) or not are_intact(buffer, begin.tolist()):
-            return False
-        return self._is_plain or unpack_blosc(buffer, begin, into.reshape(n, *self._shape))
+            chunks.append(Chunk(shard.handle, offset, length))
+        begin = begins(chunks, 0 if self._is_plain else header_bytes(len(chunks)))
+        buffer = (
+            into.reshape(-1).view(np.uint8) if self._is_plain else np.empty(begin[-1], np.uint8)
+        )
+        return (
+            read_runs(chunks, begin, buffer)
+            and are_intact(buffer, begin)
+            and (self._is_plain or unpack_blosc(buffer, begin, into.reshape(-1, *self._shape)))
+        )
 
 
 def _allowed_open() -> int:

@@ -27,13 +27,20 @@ from idfzarr.store.exchange import (
     settle_exchange,
 )
 from idfzarr.store.layout import capacity_for
-from idfzarr.store.ledger import read_ledger
+from idfzarr.store.ledger import Ledger, read_ledger
+from idfzarr.store.place import place_of
 from idfzarr.store.plan import STAGING_AORS
 from idfzarr.store.published import dims_of, open_published, read_shard
 from idfzarr.store.root import ROOT_KEY, gather_metadata, read_root, root_bytes, settings_digest
 from idfzarr.store.schema import LIGHTCURVES, STAGING, lightcurves_json
 from idfzarr.store.tables import type_table
-from idfzarr.store.update import Update, claim_update, mark_update, marked_token
+from idfzarr.store.update import (
+    Update,
+    claim_update,
+    mark_update,
+    marked_token,
+    update_under_way,
+)
 from idfzarr.store.writer import CubeWriter
 
 if TYPE_CHECKING:
@@ -47,7 +54,7 @@ if TYPE_CHECKING:
     from idfzarr.store.schema import CubeSchema
     from idfzarr.store.tables import TypeTable
 
-__all__ = ["CubeRelayout", "begin_relayout", "relayout"]
+__all__ = ["CubeRelayout", "abandon_update", "begin_relayout", "relayout"]
 
 
 @dataclass(frozen=True)
@@ -437,3 +444,40 @@ def _write_in_new_chunks(
     for key, data in encode_array(spec, values):
         writer.place.write(key, data)
     writer.write_json(path, array_json(spec))
+
+
+def abandon_update(path: PlaceLike) -> Update | None:
+    """Give up an append or a relayout that was begun and is not committed.
+
+    Parameters
+    ----------
+    path
+        Path or place of a published store.
+
+    Returns
+    -------
+    Update or None
+        What was given up.
+
+    Raises
+    ------
+    UsageError
+        It is a replacement, which has overwritten values already.
+    """
+    place = place_of(path)
+    settle_exchange(place)
+    root = read_root(place)
+    update = update_under_way(read_ledger(place).for_store(root.uuid), root)
+    if update is None:
+        return None
+    if update.kind == "replace":
+        msg = (
+            f"{place.url}: the {update} may have overwritten shards, and cannot be given up; run "
+            "it again, it goes on where it stopped"
+        )
+        raise UsageError(msg)
+    if update.kind == "relayout" and marked_token(relaid_place(place)) == update.token:
+        relaid_place(place).remove_tree("")
+    Ledger(place, root.uuid).append("abandoned", update=update.token)
+    place.remove_tree(STAGING)
+    return update

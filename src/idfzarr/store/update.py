@@ -32,7 +32,6 @@ __all__ = [
     "UPDATES",
     "OverlayPlace",
     "Update",
-    "abandon_update",
     "claim_update",
     "is_being_updated",
     "mark_update",
@@ -330,38 +329,3 @@ def _is_behind(place: Place, path: str, node: Mapping[str, Any]) -> bool:
     except (FileNotFoundError, ValueError):
         return True
     return not isinstance(own, dict) or own.get("shape") != node["shape"]
-
-
-def abandon_update(path: PlaceLike) -> Update | None:
-    """Give up an append or a relayout that was begun and is not committed.
-
-    Parameters
-    ----------
-    path
-        Path or place of a published store.
-
-    Returns
-    -------
-    Update or None
-        What was given up.
-
-    Raises
-    ------
-    UsageError
-        It is a replacement, which has overwritten values already.
-    """
-    place = place_of(path)
-    roll_forward(place)
-    root = read_root(place)
-    update = update_under_way(read_ledger(place).for_store(root.uuid), root)
-    if update is None:
-        return None
-    if update.kind == "replace":
-        msg = (
-            f"{place.url}: the {update} may have overwritten shards, and cannot be given up; run "
-            "it again, it goes on where it stopped"
-        )
-        raise UsageError(msg)
-    Ledger(place, root.uuid).append("abandoned", update=update.token)
-    place.remove_tree(STAGING)
-    return update

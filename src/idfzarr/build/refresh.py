@@ -1,0 +1,52 @@
+"""Compute the statistics of a finished cube anew, after AORs were appended or replaced."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from idfzarr.build.calibrate import write_variability
+from idfzarr.progress import Progress, silent
+from idfzarr.store.cube import Cube
+
+if TYPE_CHECKING:
+    from idfzarr.store.place import PlaceLike
+
+__all__ = ["update_variability"]
+
+
+def update_variability(
+    path: PlaceLike,
+    *,
+    scheduler: Any = None,
+    workers: int | None = None,
+    progress: Progress = silent,
+) -> None:
+    """Compute the statistics of every lightcurve of a finished cube anew.
+
+    Parameters
+    ----------
+    path
+        The store.
+    scheduler, workers
+        Where tasks run, see `idfzarr.build.scheduler.run_tasks`.
+    progress
+        Told of shards done.
+
+    Raises
+    ------
+    StoreError
+        There is no finished store of ours.
+    BuildFailed
+        A shard could not be read.
+    """
+    cube = Cube(path, mode="r+")
+    writer = cube.writer
+    write_variability(
+        writer,
+        cube.coordinate("zeropoint"),
+        cube.coordinate("noise_scale"),
+        scheduler=scheduler,
+        workers=workers,
+        progress=progress,
+    )
+    writer.publish(complete=False)  # no shard was touched; a copied store has no ledger to ask

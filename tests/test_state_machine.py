@@ -1,0 +1,234 @@
+"""A store under any sequence of writes, appends and crashes, against a model held in memory."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import growing
+import numpy as np
+import pytest
+import zarr
+from growing import OBJECTS, TYPES, as_cube, measured
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from idfzarr.errors import UsageError
+from idfzarr.store.cube import Cube, create
+from idfzarr.store.place import LocalPlace
+
+STEP = 3
+CODECS = st.sampled_from(["lz4", "zstd", "none"])
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+class Crash(BaseException):
+    """The process is gone; nothing of ours may catch this."""
+
+
+class Disk:
+    """Every write of a store; one of them may be the last."""
+
+    def __init__(self):
+        self.left = None
+        self.torn = False
+        self.plain = LocalPlace.write
+
+    def install(self):
+        disk = self
+
+        def write(place, key, data):
+            if disk.left is None:
+                return disk.plain(place, key, data)
+            disk.left -= 1
+            if disk.left >= 0:
+                return disk.plain(place, key, data)
+            if disk.torn:  # written, and nobody told
+                disk.plain(place, key, data)
+            raise Crash
+
+        LocalPlace.write = write
+
+    def remove(self):
+        LocalPlace.write = self.plain
+
+
+class GrowingStore(RuleBasedStateMachine):
+    """The store on disk, and what it must hold."""
+
+    def __init__(self):
+        super().__init__()
+        self.folder = tempfile.mkdtemp()
+        self.path = str(Path(self.folder) / "a.zarr")
+        self.fsync, os.fsync = os.fsync, lambda handle: None
+        self.disk = Disk()
+        self.disk.install()
+        self.keys = []
+        self.pending = []
+        self.next_key = 1000
+        self.model = None
+        self.cube = None
+
+    def teardown(self):
+        self.disk.remove()
+        os.fsync = self.fsync
+        shutil.rmtree(self.folder)
+
+    @initialize(n_aors=st.integers(0, 4), codec=CODECS, capacity=st.sampled_from([4, 8, None]))
+    def make(self, n_aors, codec, capacity):
+        self.keys = list(range(100, 100 + n_aors))
+        self.cube = create(
+            self.path,
+            objects=np.arange(OBJECTS) * 3 + 1,
+            types=TYPES,
+            aors=growing.aor_table(self.keys),
+            codec=codec,
+            capacity=capacity,
+            shard_objects=STEP,
+        )
+        self.model = np.full((OBJECTS, len(TYPES), 3, n_aors), np.nan, dtype=np.float32)
+
+    # ------------------------------------------------------------------ what may happen
+
+    @rule(left=st.integers(0, 12), torn=st.booleans())
+    def crash_soon(self, left, torn):
+        self.disk.left, self.disk.torn = left, torn
+
+    @rule()
+    def no_crash(self):
+        self.disk.left = None
+
+    @rule()
+    def reopen(self):
+        self.cube = Cube(self.path, mode="r+")
+
+    @rule()
+    def refresh(self):
+        self.cube.refresh()
+
+    @rule(first=st.integers(0, 2), count=st.integers(1, 3), seed=SEEDS)
+    def write_block(self, first, count, seed):
+        begin, end = first * STEP, min((first + count) * STEP, OBJECTS)
+        wanted = self.model.copy()
+        wanted[begin:end] = self._drawn(seed, (end - begin, len(TYPES)))
+        flux, err, flag = (wanted[begin:end, :, k] for k in range(3))
+        self._write(
+            wanted, lambda: self.cube.write_block(begin, flux=flux, flux_err=err, flag=flag)
+        )
+
+    @rule(row=st.integers(0, OBJECTS - 1), column=st.integers(0, 1), seed=SEEDS)
+    def write_lightcurve(self, row, column, seed):
+        wanted = self.model.copy()
+        wanted[row, column] = self._drawn(seed, ())
+        flux, err, flag = wanted[row, column]
+        self._write(
+            wanted,
+            lambda: self.cube.write_lightcurve(
+                row * 3 + 1, TYPES[column], flux=flux, flux_err=err, flag=flag
+            ),
+        )
+
+    @precondition(lambda self: len(self.keys) < 60)
+    @rule(count=st.integers(1, 7))
+    def append(self, count):
+        if not self.pending:
+            self.pending = list(range(self.next_key, self.next_key + count))
+            self.next_key += count
+        if self._survives(lambda: growing.append(self.path, self.pending)):
+            self._appended()
+        else:
+            # Killed before or after the rename of the root: the one or the other.
+            now = Cube(self.path).aors.tolist()
+            assert now in (self.keys, self.keys + self.pending)
+            if now != self.keys:
+                self._take_over()
+
+    def _appended(self):
+        self._take_over()
+        self.pending = []
+
+    def _take_over(self):
+        if self.keys[-len(self.pending) :] != self.pending:
+            new = as_cube(measured(self.pending))
+            self.model = np.concatenate([self.model, new], axis=3)
+            self.keys += self.pending
+            self.cube.refresh()
+
+    def _drawn(self, seed, shape):
+        rng = np.random.default_rng(seed)
+        values = rng.normal(size=(*shape, 3, len(self.keys))).astype(np.float32)
+        values[..., 2, :] = rng.integers(0, 8, size=(*shape, len(self.keys)))
+        return values
+
+    def _write(self, wanted, write):
+        try:
+            survived = self._survives(write)
+        except UsageError as error:
+            refusal = str(error)
+        else:
+            refusal = ""
+        if refusal:  # while an append that crashed is not finished, or by a cube from before it
+            assert "has changed" in refusal or (self.pending and "being appended" in refusal)
+            return
+        if survived:
+            self.model = wanted
+            return
+        seen = Cube(self.path).block()
+        for begin in range(0, OBJECTS, STEP):
+            shard = slice(begin, begin + STEP)
+            whole = [m for m in (self.model, wanted) if np.array_equal(seen[shard], m[shard], True)]
+            assert whole, "a shard is neither the old one nor the new one"
+        self.model = seen
+
+    def _survives(self, act):
+        """Run something; after a crash the process is a new one."""
+        try:
+            act()
+        except Crash:
+            self.disk.left = None
+            self.cube = Cube(self.path, mode="r+")
+            return False
+        return True
+
+    # ------------------------------------------------------------------ what must hold
+
+    @invariant()
+    def reads_what_was_written(self):
+        if self.model is None:
+            return
+        fresh = Cube(self.path)
+        assert fresh.aors.tolist() == self.keys
+        assert fresh.coordinate("quality").tolist() == [key % 3 for key in self.keys]
+        np.testing.assert_array_equal(fresh.block(), self.model)
+        known = self.cube.shape[3]
+        np.testing.assert_array_equal(self.cube.block(), self.model[..., :known])
+
+    @rule()
+    def read_by_zarr(self):
+        group = zarr.open_group(self.path, mode="r", use_consolidated=True)
+        np.testing.assert_array_equal(group["lightcurves"][...], self.model)
+        assert group["aor"][...].tolist() == self.keys
+
+
+def test_a_store_holds_what_was_written_whatever_happens():
+    run_state_machine_as_test(
+        GrowingStore, settings=settings(max_examples=15, stateful_step_count=20)
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_a_store_holds_what_was_written_two_hundred_times():
+    run_state_machine_as_test(
+        GrowingStore, settings=settings(max_examples=200, stateful_step_count=50)
+    )
