@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import google_crc32c
 import numcodecs.blosc
-import numpy as np
 
 from idfzarr.store.checksum import CRC_BYTES, RESIDUE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy as np
     from numpy.typing import NDArray
 
 __all__ = [

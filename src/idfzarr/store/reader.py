@@ -374,8 +374,7 @@ class ShardReader:
             out = self._shown(room)[..., aors]
 
         def fill(part: slice) -> None:
-            own = np.empty((part.stop - part.start, self._pitch), np.float32)
-            into = own if room is None else room[part]
+            into = self._scratch_room(part) if room is None else room[part]
             where = list(zip(numbers[part].tolist(), slots[part].tolist(), strict=True))
             if len(where) > _FEW and self._read_together(where, into):
                 if room is None:
