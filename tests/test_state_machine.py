@@ -32,6 +32,11 @@ CODECS = st.sampled_from(["lz4", "zstd", "none"])
 SEEDS = st.integers(0, 2**32 - 1)
 
 
+def crashes(most):
+    """Draw after how many writes the process ends, and whether the last one was carried out."""
+    return st.none() | st.tuples(st.integers(0, most), st.booleans())
+
+
 class Crash(BaseException):
     """The process is gone; nothing of ours may catch this."""
 
@@ -100,14 +105,6 @@ class GrowingStore(RuleBasedStateMachine):
 
     # ------------------------------------------------------------------ what may happen
 
-    @rule(left=st.integers(0, 12), torn=st.booleans())
-    def crash_soon(self, left, torn):
-        self.disk.left, self.disk.torn = left, torn
-
-    @rule()
-    def no_crash(self):
-        self.disk.left = None
-
     @rule()
     def reopen(self):
         self.cube = Cube(self.path, mode="r+")
@@ -116,8 +113,8 @@ class GrowingStore(RuleBasedStateMachine):
     def refresh(self):
         self.cube.refresh()
 
-    @rule(first=st.integers(0, 2), count=st.integers(1, 3), seed=SEEDS)
-    def write_block(self, first, count, seed):
+    @rule(first=st.integers(0, 2), count=st.integers(1, 3), seed=SEEDS, crash=crashes(3))
+    def write_block(self, first, count, seed, crash):
         begin, end = first * STEP, min((first + count) * STEP, OBJECTS)
         wanted = self.model.copy()
         wanted[begin:end] = self._drawn(seed, (end - begin, len(TYPES)))
@@ -126,43 +123,34 @@ class GrowingStore(RuleBasedStateMachine):
             wanted, lambda: self.cube.write_block(begin, flux=flux, flux_err=err, flag=flag)
         )
 
-    @rule(row=st.integers(0, OBJECTS - 1), column=st.integers(0, 1), seed=SEEDS)
-    def write_lightcurve(self, row, column, seed):
+    @rule(row=st.integers(0, OBJECTS - 1), column=st.integers(0, 1), seed=SEEDS, crash=crashes(1))
+    def write_lightcurve(self, row, column, seed, crash):
         wanted = self.model.copy()
         wanted[row, column] = self._drawn(seed, ())
         flux, err, flag = wanted[row, column]
-        self._write(
-            wanted,
-            lambda: self.cube.write_lightcurve(
-                row * 3 + 1, TYPES[column], flux=flux, flux_err=err, flag=flag
-            ),
-        )
+        values = {"flux": flux, "flux_err": err, "flag": flag}
+        name = TYPES[column]
+        write = lambda: self.cube.write_lightcurve(row * 3 + 1, name, **values)  # noqa: E731
+        self._write(wanted, write, crash)
 
     @precondition(lambda self: len(self.keys) < 60)
-    @rule(count=st.integers(1, 7))
-    def append(self, count):
+    @rule(count=st.integers(1, 7), crash=crashes(120))
+    def append(self, count, crash):
         if not self.pending:
             self.pending = list(range(self.next_key, self.next_key + count))
             self.next_key += count
-        if self._survives(lambda: growing.append(self.path, self.pending)):
-            self._appended()
-        else:
-            # Killed before or after the rename of the root: the one or the other.
-            now = Cube(self.path).aors.tolist()
-            assert now in (self.keys, self.keys + self.pending)
-            if now != self.keys:
-                self._take_over()
-
-    def _appended(self):
-        self._take_over()
-        self.pending = []
-
-    def _take_over(self):
-        if self.keys[-len(self.pending) :] != self.pending:
+        survived = self._survives(lambda: growing.append(self.path, self.pending), crash)
+        now = Cube(self.path).aors.tolist()
+        # Killed before or after the rename of the root: the one or the other.
+        assert now == self.keys + self.pending or (not survived and now == self.keys)
+        if now != self.keys and self.pending:
             new = as_cube(measured(self.pending))
             self.model = np.concatenate([self.model, new], axis=3)
             self.keys += self.pending
-            self.cube.refresh()
+            self.pending = []
+
+    def _schema(self):
+        return Cube(self.path).schema
 
     def _drawn(self, seed, shape):
         rng = np.random.default_rng(seed)
@@ -170,15 +158,17 @@ class GrowingStore(RuleBasedStateMachine):
         values[..., 2, :] = rng.integers(0, 8, size=(*shape, len(self.keys)))
         return values
 
-    def _write(self, wanted, write):
+    def _write(self, wanted, write, crash):
         try:
-            survived = self._survives(write)
+            survived = self._survives(write, crash)
         except UsageError as error:
             refusal = str(error)
         else:
             refusal = ""
         if refusal:  # while an append that crashed is not finished, or by a cube from before it
-            assert "has changed" in refusal or (self.pending and "being appended" in refusal)
+            changed = self.cube.shape[3] != len(self.keys) or self.cube.schema != self._schema()
+            assert ("has changed" in refusal) == changed
+            assert changed or ("being appended" in refusal and self.pending)
             return
         if survived:
             self.model = wanted
@@ -190,14 +180,17 @@ class GrowingStore(RuleBasedStateMachine):
             assert whole, "a shard is neither the old one nor the new one"
         self.model = seen
 
-    def _survives(self, act):
+    def _survives(self, act, crash):
         """Run something; after a crash the process is a new one."""
+        self.disk.left, self.disk.torn = crash or (None, False)
         try:
             act()
         except Crash:
             self.disk.left = None
             self.cube = Cube(self.path, mode="r+")
             return False
+        finally:
+            self.disk.left = None
         return True
 
     # ------------------------------------------------------------------ what must hold

@@ -165,7 +165,7 @@ def test_clean_leaves_constant_stars_and_takes_the_hits(field) -> None:
     names = list(field.cube.schema.aor_names)
     hit, taken, changes = 0, 0, []
     for files in discover(field.images):
-        own = channel_field(writer, files.channel, settings)
+        own = channel_field(writer, files.channel, settings, version="")
         placed = read_placed(Source(0, files))
         image, _ = _without_sky(own, placed)
         variance = _variance(own, placed, image)

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from idfzarr.analysis.backend import open_store as open  # noqa: A004
     from idfzarr.analysis.ranking import Ranking, rank_store
+    from idfzarr.build.importer import import_tables
     from idfzarr.build.pipeline import build
     from idfzarr.build.report import BuildReport
     from idfzarr.errors import IdfzarrError
@@ -45,6 +46,7 @@ __all__ = [
     "create",
     "flag_names",
     "forced_photometry",
+    "import_tables",
     "open",
     "rank_store",
     "simulate",
@@ -64,6 +66,7 @@ _HOMES = {
     "create": "idfzarr.store.cube",
     "flag_names": "idfzarr.flags",
     "forced_photometry": "idfzarr.imaging.photometry",
+    "import_tables": "idfzarr.build.importer",
     "open": "idfzarr.analysis.backend:open_store",
     "rank_store": "idfzarr.analysis.ranking",
     "simulate": "idfzarr.imaging.simulate",

@@ -38,6 +38,23 @@ Store = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 
+Scheduler = Annotated[
+    str | None,
+    typer.Option(help="threads, processes, synchronous, or a Dask address (tcp://host:8786)."),
+]
+Workers = Annotated[
+    int | None, typer.Option(help="Tasks at once; the processors there are.", min=1)
+]
+Codec = Annotated[str | None, typer.Option(help="lz4 (the default), zstd or none.")]
+Precision = Annotated[
+    bool | None,
+    typer.Option("--precision/--lossless", help="Drop bits below 1/100 of the error bar."),
+]
+ShardObjects = Annotated[int | None, typer.Option(help="Objects in one shard (128).", min=1)]
+Text = str | None
+_COLUMNS = "Types and their columns: auto=FLUX_AUTO:FLUXERR_AUTO:FLAGS,aper2=MAG_APER[1]."
+_NAMES = "File names, with {aor}, {channel} and {image} where they vary."
+
 
 @app.callback()
 def _root(
@@ -154,25 +171,15 @@ def build(  # one parameter an option
         float | None,
         typer.Option(help="Fraction of the AORs that must cover an object.", min=0.0, max=1.0),
     ] = None,
-    codec: Annotated[str | None, typer.Option(help="lz4 (the default), zstd or none.")] = None,
-    precision: Annotated[
-        bool | None,
-        typer.Option("--precision/--lossless", help="Drop bits below 1/100 of the error bar."),
-    ] = None,
-    shard_objects: Annotated[
-        int | None, typer.Option(help="Objects in one shard (128).", min=1)
-    ] = None,
+    codec: Codec = None,
+    precision: Precision = None,
+    shard_objects: ShardObjects = None,
     replace_aor: Annotated[
         list[str] | None,
         typer.Option("--replace", help="Measure this AOR of a finished cube again (repeatable)."),
     ] = None,
-    scheduler: Annotated[
-        str | None,
-        typer.Option(help="threads, processes, synchronous, or a Dask address (tcp://host:8786)."),
-    ] = None,
-    workers: Annotated[
-        int | None, typer.Option(help="Tasks at once; the processors there are.", min=1)
-    ] = None,
+    scheduler: Scheduler = None,
+    workers: Workers = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -189,7 +196,7 @@ def build(  # one parameter an option
             store,
             types=types,
             pattern=pattern,
-            kinds=_pairs(kinds),
+            kinds=_pairs(kinds, "--kinds", "sci=sub2d,unc=unc2d"),
             channel=channel,
             aor_table=aor_table,
             sky=sky,
@@ -207,6 +214,75 @@ def build(  # one parameter an option
         typer.echo(json.dumps(report.to_dict(), indent=2))
     else:
         typer.echo(report.to_text())
+    raise typer.Exit(0 if report.ok else 1)
+
+
+@app.command("import")
+def import_(  # one parameter an option
+    tables: Annotated[Path, typer.Argument(help="Folder of catalogues.", show_default=False)],
+    store: Store,
+    columns: Annotated[Text, typer.Option(help=_COLUMNS)] = None,
+    pattern: Annotated[Text, typer.Option(help=_NAMES)] = None,
+    images: Annotated[Text, typer.Option(help="Words for {image}: sci=original,lac=clean.")] = None,
+    channel: Annotated[Text, typer.Option(help="Where file names do not say it.")] = None,
+    objects: Annotated[Path | None, typer.Option(help="Table of object_id, ra, dec.")] = None,
+    match: Annotated[Text, typer.Option(help="id or sky; sky with --objects.")] = None,
+    match_radius: Annotated[float, typer.Option(help="Arc seconds.")] = 1.0,
+    object_id: Annotated[Text, typer.Option(help="Column of the ids; NUMBER, id...")] = None,
+    aor_table: Annotated[
+        Path | None, typer.Option(help="Of reqkey, group_name, mjd; else times of the tables.")
+    ] = None,
+    time_column: Annotated[Text, typer.Option(help="Column or metadata of the MJD.")] = None,
+    unit: Annotated[Text, typer.Option(help="Of flux columns without one, as uJy.")] = None,
+    mag_zeropoint: Annotated[float, typer.Option(help="Magnitude of 1 uJy; 23.9 is AB.")] = 23.9,
+    count_zeropoint: Annotated[
+        float | None, typer.Option(help="AB magnitude of one count (MAG_ZEROPOINT).")
+    ] = None,
+    radii: Annotated[Text, typer.Option(help="Of FLUX_APER in pixels, as 2,3.5.")] = None,
+    flags: Annotated[str, typer.Option(help="auto, sextractor or external.")] = "auto",
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Find zero points by the stars themselves.")
+    ] = False,
+    codec: Codec = None,
+    precision: Precision = None,
+    shard_objects: ShardObjects = None,
+    scheduler: Scheduler = None,
+    workers: Workers = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Turn a folder of photometry catalogues, one per AOR, into a cube of lightcurves.
+
+    Run it again and it goes on where it was; a finished import says so and changes nothing.
+    """
+    from idfzarr.build.importer import import_tables
+
+    options: dict[str, Any] = {
+        "columns": _pairs(columns, "--columns", "auto=FLUX_AUTO:FLUXERR_AUTO"),
+        "pattern": pattern,
+        "images": _pairs(images, "--images", "sci=original,lac=clean"),
+        "channel": channel,
+        "objects": objects,
+        "match": match,
+        "match_radius": match_radius,
+        "object_id": object_id,
+        "aor_table": aor_table,
+        "time_column": time_column,
+        "unit": unit,
+        "mag_zeropoint": mag_zeropoint,
+        "count_zeropoint": count_zeropoint,
+        "radii": _numbers(radii),
+        "flags": flags,
+        "calibrate": calibrate,
+        "codec": codec or "lz4",
+        "precision": bool(precision),
+        "shard_objects": shard_objects or 128,
+    }
+    with _bars(quiet=quiet or as_json) as progress:
+        report = import_tables(
+            tables, store, **options, scheduler=scheduler, workers=workers, progress=progress
+        )
+    typer.echo(json.dumps(report.to_dict(), indent=2) if as_json else report.to_text())
     raise typer.Exit(0 if report.ok else 1)
 
 
@@ -293,7 +369,7 @@ def _measured_psfs() -> Path | None:
     return folder if folder is not None and folder.is_dir() else None
 
 
-def _pairs(text: str | None) -> dict[str, str] | None:
+def _pairs(text: str | None, option: str, example: str) -> dict[str, str] | None:
     """Take ``a=b,c=d`` apart."""
     if text is None:
         return None
@@ -301,10 +377,21 @@ def _pairs(text: str | None) -> dict[str, str] | None:
     for part in text.split(","):
         key, equals, value = part.strip().partition("=")
         if not equals or not key or not value:
-            msg = f"--kinds {text!r} cannot be read at {part!r}: write it as sci=sub2d,unc=unc2d"
+            msg = f"{option} {text!r} cannot be read at {part!r}: write it as {example}"
             raise UsageError(msg)
         pairs[key] = value
     return pairs
+
+
+def _numbers(text: str | None) -> list[float] | None:
+    """Take ``2,3.5`` apart."""
+    if text is None:
+        return None
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        msg = f"--radii {text!r} cannot be read: write it as 2,3.5,5"
+        raise UsageError(msg) from None
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["IdfzarrBackend", "open_store"]
 
 _DIMS = ("object", "type", "aor")
+_INTEGER = (int, np.integer)
 
 
 def open_store(
@@ -56,12 +57,17 @@ def open_store(
     StoreError
         There is no finished store of ours.
     """
-    return xr.open_dataset(
+    dataset = xr.open_dataset(
         os.fspath(path) if isinstance(path, os.PathLike) else path,  # type: ignore[arg-type]
         engine=IdfzarrBackend,
         chunks=chunks,
         drop_variables=drop_variables,
     )
+    # They are in memory already; xarray wraps them as if they were not, and every selection would
+    # take longer to unwrap them than to read a lightcurve.
+    for coordinate in dataset.coords.values():
+        coordinate.variable.load()
+    return dataset
 
 
 class _CubeArray(BackendArray):
@@ -84,15 +90,32 @@ class _CubeArray(BackendArray):
 
     def _read(self, key: tuple[Any, ...]) -> NDArray[Any]:
         """Read orthogonally: each of the three indices an integer, a slice or an array."""
-        rows, columns, aors = (_positions(one, n) for one, n in zip(key, self.shape, strict=True))
-        names = [self._cube.types[c] for c in np.unique(columns)]
-        block = self._cube.block(rows.tolist(), names)[:, :, self._value]
-        order = np.searchsorted(np.unique(columns), columns)
-        values: NDArray[Any] = block[:, order][:, :, aors]
-        if self.dtype == np.uint16:
-            values = flags_of(values)
-        squeezed = tuple(0 if isinstance(one, int | np.integer) else slice(None) for one in key)
-        return values[squeezed]
+        row, column, aors = key
+        if isinstance(row, _INTEGER) and isinstance(column, _INTEGER):
+            values = self._one(int(row), int(column))[aors]
+        else:
+            values = self._many(row, column, aors)
+        return flags_of(values) if self.dtype == np.uint16 else values
+
+    def _one(self, row: int, column: int) -> NDArray[np.float32]:
+        """Return one lightcurve, which the caller may write into."""
+        values = self._cube.values(int(self._cube.objects[row]), self._cube.types[column])
+        own: NDArray[np.float32] = values[self._value].copy()
+        return own
+
+    def _many(self, row: Any, column: Any, aor: Any) -> NDArray[np.float32]:
+        rows, columns, aors = (
+            _positions(one, n) for one, n in zip((row, column, aor), self.shape, strict=True)
+        )
+        some, order = np.unique(columns, return_inverse=True)
+        names = [self._cube.types[c] for c in some]
+        whole = isinstance(aor, slice)
+        block = self._cube.block(rows.tolist(), names, aors=aor if whole else slice(None))
+        values: NDArray[np.float32] = block[:, order, self._value]
+        if not whole:
+            values = values[..., aors]
+        squeezed = (0 if isinstance(one, _INTEGER) else slice(None) for one in (row, column, aor))
+        return values[tuple(squeezed)]
 
 
 def _positions(key: Any, n: int) -> NDArray[np.intp]:

@@ -532,7 +532,7 @@ def _plain(column: Any) -> NDArray[Any] | None:
     """Return a column as a plain array, NaN or an empty text where masked; None for others."""
     if isinstance(column, Time):
         return np.asarray(np.ma.filled(column.utc.mjd, np.nan))
-    masked = np.ma.asarray(getattr(column, "value", column))
+    masked: Any = np.ma.asarray(getattr(column, "value", column))
     if masked.dtype.kind == "O":
         masked = np.ma.asarray(_of_objects(masked.tolist()))
     if masked.dtype.kind == "S":
@@ -541,7 +541,7 @@ def _plain(column: Any) -> NDArray[Any] | None:
         return None
     if np.ma.is_masked(masked):
         text = masked.dtype.kind == "U"
-        return masked.filled("") if text else masked.astype(np.float64).filled(np.nan)
+        return np.asarray(masked.filled("") if text else masked.astype(np.float64).filled(np.nan))
     plain = np.asarray(masked.data)
     return plain.astype(plain.dtype.newbyteorder("="), copy=False)
 

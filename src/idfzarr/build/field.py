@@ -6,11 +6,12 @@ on after a kill, and an AOR that is appended years later all measure with the ve
 
 from __future__ import annotations
 
+import hashlib
 import math
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 from scipy.ndimage import zoom
@@ -25,6 +26,8 @@ from idfzarr.imaging.psf import estimate_psf
 from idfzarr.measurement import APERTURE_RADII
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from idfzarr.build.settings import Settings
@@ -33,8 +36,10 @@ if TYPE_CHECKING:
 
 __all__ = ["ChannelField", "channel_field"]
 
+_Kept = TypeVar("_Kept")
+
 _KEPT = 4
-"""Channels of fields that a process holds at once."""
+"""Channels of fields, and sets of apertures, that a process holds at once."""
 
 SQUARED_WEIGHTS = True
 """Errors are ``sqrt(sum(w**2 unc**2))``, as in photutils 3.1; photutils 3.0 has w for w**2. A cube
@@ -103,11 +108,15 @@ class ChannelField:
         return self.frozen.n_objects
 
 
-_FIELDS: OrderedDict[tuple[str, str, str], ChannelField] = OrderedDict()
+_Key: TypeAlias = "tuple[str, ...]"
+_FIELDS: OrderedDict[_Key, ChannelField] = OrderedDict()
+_APERTURES: OrderedDict[_Key, FrozenApertures] = OrderedDict()
 _LOCK = threading.Lock()
 
 
-def channel_field(writer: CubeWriter, channel: str, settings: Settings) -> ChannelField:
+def channel_field(
+    writer: CubeWriter, channel: str, settings: Settings, *, version: str
+) -> ChannelField:
     """Return one channel of a store's field, made once in each process.
 
     Parameters
@@ -118,24 +127,37 @@ def channel_field(writer: CubeWriter, channel: str, settings: Settings) -> Chann
         Which.
     settings
         Those of the store.
+    version
+        Changes when superstack or catalogue do: a digest of what they were made from.
 
     Returns
     -------
     ChannelField
         Shared by the threads of the process.
     """
-    key = (writer.uuid, channel, settings.digest)
+    key = (writer.uuid, version, channel, settings.digest)
     with _LOCK:  # freezing takes seconds: the other threads wait for it instead of doing it too
-        field = _FIELDS.get(key)
-        if field is None:
-            field = _make(writer, channel, settings)
-            _FIELDS[key] = field
-            while len(_FIELDS) > _KEPT:
-                _FIELDS.popitem(last=False)
-        return field
+        return _kept(_FIELDS, key, lambda: _make(writer, channel, settings, version))
 
 
-def _make(writer: CubeWriter, channel: str, settings: Settings) -> ChannelField:
+def _kept(cache: OrderedDict[_Key, _Kept], key: _Key, make: Callable[[], _Kept]) -> _Kept:
+    """Return what is held under a key, made if it is not; the oldest goes where there are many."""
+    if key not in cache:
+        cache[key] = make()
+        while len(cache) > _KEPT:
+            cache.popitem(last=False)
+    return cache[key]
+
+
+def _digest(*parts: Any) -> str:
+    """Return a digest of arrays and words."""
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        digest.update(part.tobytes() if isinstance(part, np.ndarray) else repr(part).encode())
+    return digest.hexdigest()
+
+
+def _make(writer: CubeWriter, channel: str, settings: Settings, version: str) -> ChannelField:
     chosen = [(k, m) for k, m in enumerate(settings.measurements) if m.channel == channel]
     if not chosen:
         msg = f"{writer.place.url} has no type of channel {channel!r}"
@@ -154,13 +176,19 @@ def _make(writer: CubeWriter, channel: str, settings: Settings) -> ChannelField:
     sky = seen_sky(image["segmentation"]) & np.isfinite(image["flux"])
     wanted_psf = _needed_psf(measurements, psf, f"the superstack of {channel}")
     methods = list(dict.fromkeys(m.method for m in measurements))
-    frozen = freeze(
-        catalogue,
-        methods,
-        image["flux"].shape,
-        segmentation=image["segmentation"],
-        psf=wanted_psf,
-        squared=SQUARED_WEIGHTS,
+    # Channels share their apertures, which are large, unless each has its own PSF.
+    what = _digest(methods, *catalogue.values(), image["segmentation"], wanted_psf)
+    frozen = _kept(
+        _APERTURES,
+        (writer.uuid, version, what),
+        lambda: freeze(
+            catalogue,
+            methods,
+            image["flux"].shape,
+            segmentation=image["segmentation"],
+            psf=wanted_psf,
+            squared=SQUARED_WEIGHTS,
+        ),
     )
     empty = choose_empty(sky, APERTURE_RADII, count=settings.empty_apertures, seed=settings.seed)
     stacked = frozenset(str(name) for name in writer.read_array(f"{group}/aors"))
@@ -185,7 +213,11 @@ def _make(writer: CubeWriter, channel: str, settings: Settings) -> ChannelField:
         if needs_clean
         else None,
         empty=empty,
-        empty_frozen=freeze_empty(empty, image["flux"].shape, squared=SQUARED_WEIGHTS)
+        empty_frozen=_kept(
+            _APERTURES,
+            (writer.uuid, version, _digest(empty.x, empty.y, empty.radii)),
+            lambda: freeze_empty(empty, image["flux"].shape, squared=SQUARED_WEIGHTS),
+        )
         if empty.radii
         else None,
         area=np.array([_area(m, frozen, psf) for m in measurements]),

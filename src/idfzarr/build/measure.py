@@ -81,11 +81,14 @@ class Batch:
         Its mosaics, of all channels.
     files
         For the ledger: the source files of each mosaic, in the order of `sources`.
+    field
+        Digest of what superstack and catalogue were made from.
     """
 
     number: int
     sources: tuple[Source, ...]
     files: tuple[Sequence[Mapping[str, Any]], ...]
+    field: str
 
 
 def unobserved(shape: tuple[int, ...]) -> NDArray[np.float32]:
@@ -296,7 +299,7 @@ def measure_batch(
     block = unobserved((last - first, layout.n_objects, len(settings.types), 3))
     records = []
     for source, files in zip(batch.sources, batch.files, strict=True):
-        field = channel_field(writer, source.files.channel, settings)
+        field = channel_field(writer, source.files.channel, settings, version=batch.field)
         measured, summary = measure_mosaic(
             field,
             read_placed(source),

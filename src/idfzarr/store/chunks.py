@@ -10,32 +10,36 @@ from __future__ import annotations
 
 import os
 import struct
+import threading
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 import google_crc32c
 import numcodecs.blosc
+import numpy as np
 
 from idfzarr.store.checksum import CRC_BYTES, RESIDUE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy as np
     from numpy.typing import NDArray
 
 __all__ = [
     "MOST_BYTES",
-    "Chunk",
+    "Chunks",
     "are_intact",
     "begins",
     "header_bytes",
     "read_runs",
+    "scratch",
     "unpack_blosc",
 ]
 
 MOST_BYTES = 1 << 28
 """Bytes that one call decompresses at most, well below the 2**31 of blosc."""
+
+_MOST_HELD = 1 << 22
 
 _HEADER = 16  # version, its compressor's, flags, type size; then sizes: all, block, compressed
 _START = 4  # bytes of the place where a block begins
@@ -54,15 +58,38 @@ def header_bytes(n_chunks: int) -> int:
     return _HEADER + _START * n_chunks
 
 
-class Chunk(NamedTuple):
-    """Where a chunk stands: an open shard, and its offset and length there."""
+class Chunks(NamedTuple):
+    """Where chunks stand: for each an open file, and its offset and length there."""
 
-    handle: int
-    offset: int
-    length: int
+    handles: Sequence[int]
+    offsets: Sequence[int]
+    lengths: Sequence[int]
 
 
-def begins(chunks: Sequence[Chunk], first: int) -> list[int]:
+class _Scratch(threading.local):
+    """Memory of a thread that it uses again: fresh memory costs a page fault for every 4 kB."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, NDArray[np.uint8]] = {}
+
+    def bytes(self, n_bytes: int, use: str) -> NDArray[np.uint8]:
+        held = self._held.get(use)
+        if held is None or len(held) < n_bytes:
+            held = np.empty(n_bytes + n_bytes // 4, dtype=np.uint8)
+            if n_bytes <= _MOST_HELD:
+                self._held[use] = held
+        return held[:n_bytes]
+
+
+_scratch = _Scratch()
+
+
+def scratch(n_bytes: int, *, use: str) -> NDArray[np.uint8]:
+    """Return memory to work in, the thread's own until it asks again for the same use."""
+    return _scratch.bytes(n_bytes, use)
+
+
+def begins(chunks: Chunks, first: int) -> list[int]:
     """Return where each chunk stands in a buffer, one after another, and where the last one ends.
 
     Parameters
@@ -72,10 +99,10 @@ def begins(chunks: Sequence[Chunk], first: int) -> list[int]:
     first
         Room before them.
     """
-    return list(accumulate((chunk.length for chunk in chunks), initial=first))
+    return list(accumulate(chunks.lengths, initial=first))
 
 
-def read_runs(chunks: Sequence[Chunk], begin: Sequence[int], into: NDArray[np.uint8]) -> bool:
+def read_runs(chunks: Chunks, begin: Sequence[int], into: NDArray[np.uint8]) -> bool:
     """Read chunks into a buffer, those that stand next to one another on disk with one call.
 
     Parameters
@@ -94,7 +121,7 @@ def read_runs(chunks: Sequence[Chunk], begin: Sequence[int], into: NDArray[np.ui
     """
     runs: list[tuple[int, int, int]] = []
     file, end = -1, -1
-    for (handle, offset, length), at in zip(chunks, begin, strict=False):
+    for handle, offset, length, at in zip(*chunks, begin, strict=False):
         if offset != end or handle != file:
             runs.append((handle, offset, at))
         file, end = handle, offset + length

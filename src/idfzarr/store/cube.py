@@ -18,7 +18,7 @@ from idfzarr.store.place import locked
 from idfzarr.store.plan import plan_cube
 from idfzarr.store.root import read_root
 from idfzarr.store.store_writer import refuse_existing
-from idfzarr.store.update import is_being_updated
+from idfzarr.store.update import is_being_updated, roll_forward
 from idfzarr.store.values import flags_of, stacked
 from idfzarr.store.writer import CubeWriter
 
@@ -189,6 +189,40 @@ class Cube(OpenedCube):
         chosen = range(*rows.indices(self.shape[0])) if isinstance(rows, slice) else rows
         return self._read_block(chosen, columns, aors=aors)
 
+    def pairs(self, object_ids: Iterable[int], types: Iterable[str]) -> NDArray[np.float32]:
+        """Return any lightcurves as they stand in the cube, decoded together.
+
+        Parameters
+        ----------
+        object_ids
+            The object of each.
+        types
+            The type of each.
+
+        Returns
+        -------
+        ndarray of float32
+            (pair, value, aor).
+
+        Raises
+        ------
+        UnknownName
+            No such object or type.
+        UsageError
+            There are more of the ones than of the others.
+        """
+        rows = [self.row(object_id) for object_id in object_ids]
+        columns = [self.column(name) for name in types]
+        if len(rows) != len(columns):
+            msg = f"{len(rows)} objects and {len(columns)} types make no pairs; give one for one"
+            raise UsageError(msg)
+        try:
+            return self._reader.read_pairs(rows, columns)
+        except CorruptError:
+            if not self._follow():
+                raise
+            return self._reader.read_pairs(rows, columns)
+
     def _lightcurve(self, object_id: int, type_: str, values: NDArray[np.float32]) -> Lightcurve:
         row, column = self._rows[object_id], self._columns[type_]
         channel = self._channel_of[column]
@@ -320,6 +354,8 @@ class Cube(OpenedCube):
         if read_root(self._place).generation != self._root.generation:
             msg = f"{self.path} has changed since it was opened; call refresh() and write again"
             raise UsageError(msg)
+        if is_being_updated(self._place):
+            roll_forward(self._place)  # where it is committed and its writer was stopped
         if is_being_updated(self._place):
             msg = (
                 f"{self.path} is being appended to or laid out anew, or that was stopped; write "

@@ -35,11 +35,12 @@ from idfzarr.errors import ChunkCorrupt
 from idfzarr.store.checksum import CRC_BYTES, RESIDUE
 from idfzarr.store.chunks import (
     MOST_BYTES,
-    Chunk,
+    Chunks,
     are_intact,
     begins,
     header_bytes,
     read_runs,
+    scratch,
     unpack_blosc,
 )
 from idfzarr.store.shard import ABSENT, decode_chunk, index_bytes, parse_index
@@ -339,7 +340,7 @@ class ShardReader:
         """
         number, inside = np.divmod(np.asarray(rows, dtype=np.int64), self._step)
         slots = inside[:, None] * self._n_types + np.asarray(columns, dtype=np.int64)
-        found = self._read(np.repeat(number, len(columns)), slots.reshape(-1), aors)
+        found = self._read(number.repeat(len(columns)), slots.reshape(-1), aors)
         return found.reshape(len(rows), len(columns), *found.shape[1:])
 
     def read_pairs(
@@ -374,13 +375,16 @@ class ShardReader:
             out = self._shown(room)[..., aors]
 
         def fill(part: slice) -> None:
-            into = self._scratch_room(part) if room is None else room[part]
-            where = list(zip(numbers[part].tolist(), slots[part].tolist(), strict=True))
-            if len(where) > _FEW and self._read_together(where, into):
-                if room is None:
-                    out[part] = self._shown(into)[..., aors]
+            if room is None:
+                used = scratch((part.stop - part.start) * 4 * self._pitch, use="decoded")
+                into = used.view(np.float32).reshape(-1, self._pitch)
             else:
-                self._read_singly(where, out[part], aors)
+                into = room[part]
+            where = numbers[part].tolist(), slots[part].tolist()
+            if len(into) <= _FEW or not self._read_together(*where, into):
+                self._read_singly(*where, out[part], aors)
+            elif room is None:
+                out[part] = self._shown(into)[..., aors]
 
         tasks = [
             partial(fill, slice(first, min(first + self._most_together, n)))
@@ -395,11 +399,15 @@ class ShardReader:
         return np.ndarray((len(room), *self._kept), _F4, room, 0, strides)
 
     def _read_singly(
-        self, where: Sequence[tuple[int, int]], out: NDArray[np.float32], aors: slice
+        self,
+        numbers: Sequence[int],
+        slots: Sequence[int],
+        out: NDArray[np.float32],
+        aors: slice,
     ) -> None:
         """Read shards and slots one by one: they are few, or anything is the matter with them."""
-        known = {number: self._fresh(number) for number, _ in where}
-        for values, (number, slot) in zip(out, where, strict=True):
+        known = {number: self._fresh(number) for number in set(numbers)}
+        for values, number, slot in zip(out, numbers, slots, strict=True):
             inside, column = divmod(slot, self._n_types)
             values[...] = (
                 np.nan
@@ -413,26 +421,43 @@ class ShardReader:
             shard = self._current(number)
         return shard
 
-    def _read_together(self, where: Sequence[tuple[int, int]], into: NDArray[np.float32]) -> bool:
+    def _read_together(
+        self, numbers: Sequence[int], slots: Sequence[int], into: NDArray[np.float32]
+    ) -> bool:
         """Read shards and slots at once; False where one is not there, damaged or odd."""
-        held = {number: self._fresh(number) for number, _ in where}
-        chunks = []
-        for number, slot in where:
-            shard = held[number]
+        held: dict[int, _OpenShard] = {}  # open until all is read
+        for number in set(numbers):
+            shard = self._fresh(number)
             if shard is None:
                 return False
-            offset, length = _ENTRY(shard.index, slot * _ENTRY_BYTES)
-            if length == ABSENT or (self._is_plain and length != self._plain_length):
+            held[number] = shard
+        if len(held) == 1:
+            (shard,) = held.values()
+            index = shard.index
+            entries = [_ENTRY(index, slot * _ENTRY_BYTES) for slot in slots]
+            handles = [shard.handle] * len(slots)
+        else:
+            shards = [held[number] for number in numbers]
+            pairs = zip(shards, slots, strict=True)
+            entries = [_ENTRY(shard.index, slot * _ENTRY_BYTES) for shard, slot in pairs]
+            handles = [shard.handle for shard in shards]
+        offsets, lengths = zip(*entries, strict=True)
+        if ABSENT in lengths:
+            return False
+        return self._decoded(Chunks(handles, offsets, lengths), into)
+
+    def _decoded(self, chunks: Chunks, into: NDArray[np.float32]) -> bool:
+        if self._is_plain:
+            if set(chunks.lengths) != {self._plain_length}:
                 return False
-            chunks.append(Chunk(shard.handle, offset, length))
-        begin = begins(chunks, 0 if self._is_plain else header_bytes(len(chunks)))
-        buffer = (
-            into.reshape(-1).view(np.uint8) if self._is_plain else np.empty(begin[-1], np.uint8)
-        )
+            begin, buffer = begins(chunks, 0), into.reshape(-1).view(np.uint8)
+            return read_runs(chunks, begin, buffer) and are_intact(buffer, begin)
+        begin = begins(chunks, header_bytes(len(into)))
+        buffer = scratch(begin[-1], use="read")
         return (
             read_runs(chunks, begin, buffer)
             and are_intact(buffer, begin)
-            and (self._is_plain or unpack_blosc(buffer, begin, into.reshape(-1, *self._shape)))
+            and unpack_blosc(buffer, begin, into.reshape(-1, *self._shape))
         )
 
 

@@ -49,7 +49,9 @@ Codec = Literal["lz4", "zstd", "none"]
 ABSENT = 2**64 - 1
 """Offset and length of a chunk that is not in the shard."""
 
-_LEVEL = 5
+# Measured on realistic lightcurves. LZ4 at 9 makes chunks 2 to 4 % smaller than at 5 for a third more
+# time; they decode as fast. Zstandard takes 4 times as long at 5 as at 2 for half a percent.
+_LEVELS = {"lz4": 9, "zstd": 2}
 _ENTRY = 16  # bytes of one (offset, length)
 _BLOSC_HEADER = 16
 _MOST_BLOSC_BYTES = 2**31 - 1 - _BLOSC_HEADER
@@ -76,7 +78,7 @@ def chunk_codecs(codec: Codec) -> list[dict[str, Any]]:
         configuration = {
             "typesize": 4,
             "cname": codec,
-            "clevel": _LEVEL,
+            "clevel": _LEVELS[codec],
             "shuffle": "bitshuffle",
             "blocksize": 0,
         }
@@ -133,7 +135,7 @@ def encode_chunk(values: NDArray[np.float32], codec: Codec) -> bytes:
         return sealed(values.astype("<f4", copy=False).tobytes())
     # One block per chunk: blosc then works in one thread and the bytes are the same in any process.
     compressed = numcodecs.blosc.compress(
-        values, codec.encode(), _LEVEL, numcodecs.blosc.BITSHUFFLE, values.nbytes, 4
+        values, codec.encode(), _LEVELS[codec], numcodecs.blosc.BITSHUFFLE, values.nbytes, 4
     )
     return sealed(bytes(compressed))
 

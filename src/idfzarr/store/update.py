@@ -298,6 +298,11 @@ def roll_forward(path: PlaceLike) -> bool:
     of the same shape, such as statistics.
     """
     place = place_of(path)
+    with locked(place.beside(LEDGER_SUFFIX), "update.lock"):
+        return _put_in_place(place)
+
+
+def _put_in_place(place: Place) -> bool:
     root = read_root(place)
     waiting = next_place(place)
     marked = _marked(place)
