@@ -7,6 +7,7 @@ import os
 import sys
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -126,6 +127,8 @@ class Reads:
 
     cube: Cube
     values: np.ndarray
+    # A cube that meets damage looks whether the store was laid out anew, which takes a while.
+    by_cube: bool = True
     raised: int = 0
     exact: int = 0
 
@@ -134,7 +137,11 @@ class Reads:
         name = self.cube.types[column]
         object_id = int(self.cube.objects[row])
         try:
-            found = self.cube.values(object_id, name)
+            found = (
+                self.cube.values(object_id, name)
+                if self.by_cube
+                else self.cube._reader.read(row, column)
+            )
         except CorruptError as error:
             self.told(error, file, f"lightcurves of object {object_id}, type {name},")
             return False
@@ -153,6 +160,14 @@ class Reads:
         assert same(found, values), "read without a word, and wrong"
         self.exact += 1
         return True
+
+    def rows(self, rows, *, file):
+        """Read all lightcurves of some rows, decoded together."""
+        if self.by_cube:
+            return self.many(lambda: self.cube.block(rows), self.values[rows], file=file)
+        wanted = range(*rows.indices(len(self.values)))
+        read = self.cube._reader.read_block
+        return self.many(lambda: read(wanted, range(len(TYPES))), self.values[rows], file=file)
 
     def many(self, read, values, *, file):
         """Read many at once: all true, or an error."""
@@ -179,11 +194,12 @@ def sweep(folder, codec, flips, counts):
         part, bit = shard.parts[at], int(rng.integers(8))
         counts[part.name] += 1
         shard.flip(at, bit)
-        if trial % 40 == 0:
+        if trial % 80 == 0:
             reads.cube = Cube(cube.path)
         elif trial % 4:
             reads.cube._reader.forget(shard.number)  # else the index stays the one read before
-        index_held = trial % 40 and trial % 4 == 0
+        reads.by_cube = trial % 16 < 2
+        index_held = trial % 80 and trial % 4 == 0
         slot = int(rng.integers(len(shard.rows) * n_types)) if part.slot is None else part.slot
         row, column = shard.first + slot // n_types, slot % n_types
         hit = reads.one(row, column, file=shard.path)
@@ -194,14 +210,14 @@ def sweep(folder, codec, flips, counts):
         if part.slot is not None and other != (row, column):
             assert good, "damage to one chunk reached another"
         whole = slice(shard.rows.start, shard.rows.stop)
-        block = reads.many(lambda: reads.cube.block(whole), values[whole], file=shard.path)
+        block = reads.rows(whole, file=shard.path)
         assert part.slot is None or not block
         beside = (shard.rows.stop if shard.number < 2 else 0, column)
         assert reads.one(*beside, file=shard.path), "damage to one shard reached another"
         if trial % 10 == 0:
-            by_hand = lambda: read_shard(cube._place, cube.schema, shard.number, uuid=cube.uuid)  # noqa: E731
-            assert not reads.many(by_hand, values[whole], file=shard.path)
-        if trial % 50 == 0:
+            by_writers = partial(read_shard, cube._place, cube.schema, shard.number, uuid=cube.uuid)
+            assert not reads.many(by_writers, values[whole], file=shard.path)
+        if trial % 100 == 0:
             flux = open_store(cube.path)["flux"][whole]
             assert not reads.many(flux.to_numpy, values[whole, :, 0], file=shard.path)
         shard.mend(at)
@@ -218,8 +234,7 @@ def test_no_flipped_bit_of_a_shard_is_read_in_silence(tmp_path, flips):
     each = {c: sweep(tmp_path, c, flips // 3 + (c == "lz4") * (flips % 3), counts) for c in CODECS}
     assert counts.total() == flips
     parts = {"payload", "padding", "crc32c of a chunk", "index", "index, absent chunk"}
-    assert all(counts[part] > flips / 200 for part in parts), counts
-    assert counts["index, crc32c"] > 0
+    assert all(counts[part] > flips / 600 for part in parts | {"index, crc32c"}), counts
     raised, exact = sum(r.raised for r in each.values()), sum(r.exact for r in each.values())
     assert min(raised, exact) > flips
     told = ", ".join(f"{n} {part}" for part, n in counts.most_common())
@@ -286,14 +301,17 @@ def test_a_shard_cut_off_anywhere_is_refused_at_every_length(tmp_path, codec):
         os.truncate(file, length)
         cold._reader.forget(0)
         with pytest.raises(ShardCorrupt, match=r"lightcurves/c/0/0/0/0 .*repair the store"):
-            cold.values(1000, TYPES[0])
+            cold._reader.read(0, 0)
         with pytest.raises(ShardCorrupt, match=r"lightcurves/c/0/0/0/0 .*repair the store"):
-            cold.block()
+            cold._reader.read_block(range(3), range(2))
+        if length % 16 == 0:
+            with pytest.raises(ShardCorrupt, match=r"lightcurves/c/0/0/0/0 .*repair the store"):
+                Cube(cube.path).values(1000, TYPES[0])
         assert same(cold.values(1014, TYPES[1]), values[2, 1])
         # A reader that has the index may go on for a moment with what is there whole.
         for slot in (3, 0):
             try:
-                found = held.values(1000 + 7 * (slot // 2), TYPES[slot % 2])
+                found = held._reader.read(slot // 2, slot % 2)
             except CorruptError as error:
                 assert str(file) in str(error)  # noqa: PT017 - either is right
             else:
@@ -314,8 +332,8 @@ def test_longer_damage_is_no_more_silent_than_a_bit(tmp_path, codec):
     shard = Shard(cube, 0, codec=codec)
     os.close(shard.handle)
     rng = np.random.default_rng(11)
-    reads = Reads(cube, values)
-    for trial in range(120):
+    reads, whole = Reads(cube, values), 0
+    for trial in range(72):
         first, last = sorted(rng.integers(0, len(shard.data) + 1, size=2).tolist())
         piece = shard.data[first:last]
         put = [b"\0" * len(piece), b"\xff" * len(piece), rng.bytes(len(piece)), piece[::-1]]
@@ -324,12 +342,14 @@ def test_longer_damage_is_no_more_silent_than_a_bit(tmp_path, codec):
         if bad == shard.data:
             continue
         shard.path.write_bytes(bad)
-        reads.cube = Cube(cube.path)
+        reads.cube, reads.by_cube = Cube(cube.path), trial % 8 == 0
         for row in shard.rows:
             for column in range(len(TYPES)):
                 reads.one(row, column, file=shard.path)
-        assert not reads.many(reads.cube.block, values, file=shard.path)
+        # Bytes between the chunks and the index belong to nobody: then all is true.
+        whole += not reads.rows(slice(None), file=shard.path)
     assert min(reads.raised, reads.exact) > 100
+    assert whole > 50
 
 
 def test_a_damaged_shard_is_not_written_anew_with_a_good_checksum(tmp_path):
@@ -378,7 +398,7 @@ def flipped(data, rng, flips):
         yield bytes(bad)
 
 
-@pytest.mark.parametrize("flips", [8, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("flips", [4, pytest.param(100, marks=pytest.mark.slow)])
 def test_no_flipped_bit_of_a_coordinate_or_table_is_read_in_silence(tmp_path, flips):
     cube, _ = made(tmp_path / "a.zarr", codec="lz4")
     truth = everything(cube.path)
@@ -395,7 +415,7 @@ def test_no_flipped_bit_of_a_coordinate_or_table_is_read_in_silence(tmp_path, fl
             file.write_bytes(bad)
             with pytest.raises(ChunkCorrupt, match=rf"'{name}' is damaged: {file} does not match"):
                 everything(cube.path)
-        for length in range(0, len(data), 7):
+        for length in range(0, len(data), 31):
             file.write_bytes(data[:length])
             with pytest.raises(ChunkCorrupt, match=f"{file} does not match its crc32c"):
                 everything(cube.path)
@@ -414,7 +434,7 @@ def test_no_flipped_bit_of_the_root_is_read_in_silence(tmp_path, flips):
         try:
             found = everything(cube.path)
         except (CorruptError, StoreError) as error:
-            assert cube.path in str(error)
+            assert cube.path in str(error)  # noqa: PT017 - either is right
             outcomes[type(error).__name__] += 1
         else:
             assert found == truth, "metadata changed without a word"
@@ -426,10 +446,10 @@ def test_no_flipped_bit_of_the_root_is_read_in_silence(tmp_path, flips):
     root.write_bytes(data)
     assert everything(cube.path) == truth
     # A bit of the very name `idfzarr` or of the format makes it another's store, or another format.
-    assert outcomes["MetadataCorrupt"] > 0.5 * flips
     assert outcomes["ForeignStore"] + outcomes["FormatVersionError"] < 0.02 * flips
-    # Blanks between the lines, and what users may change themselves.
-    assert 0 < outcomes["true"] < 0.35 * flips
+    # What nobody relies on and users may change themselves.
+    assert outcomes["true"] < 0.02 * flips
+    assert outcomes["MetadataCorrupt"] > 0.96 * flips
     sys.stdout.write(f"{flips} flips of the root: {dict(outcomes)}\n")
 
 

@@ -8,6 +8,7 @@ import threading
 import warnings
 from pathlib import Path
 
+import numcodecs.blosc
 import numpy as np
 import pytest
 import tensorstore as ts
@@ -16,10 +17,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from zarr.codecs import BloscCodec, Crc32cCodec, GzipCodec
 
-from idfzarr.errors import ChunkCorrupt, ChunkMissing, CorruptError, ShardCorrupt
+from idfzarr.errors import (
+    ChunkCorrupt,
+    ChunkMissing,
+    CorruptError,
+    ShardCorrupt,
+    UnknownName,
+    UsageError,
+)
 from idfzarr.store import reader as reader_module
+from idfzarr.store.checksum import sealed
 from idfzarr.store.cube import Cube, create, flags_of
+from idfzarr.store.place import LocalPlace
 from idfzarr.store.reader import PlainReader, ShardReader
+from idfzarr.store.shard import join_chunks
+from idfzarr.store.sharing import shared
 
 TYPES = ("ch1_auto_original", "ch1_aper2_original", "ch2_iso_clean")
 
@@ -367,3 +379,111 @@ def test_opening_and_reading_load_no_zarr(tmp_path):
         [sys.executable, "-c", code], env=environment, timeout=60, capture_output=True, check=False
     )
     assert done.returncode == 0, done.stderr.decode()
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("codec", ["lz4", "zstd", "none"])
+def test_lightcurves_decoded_together_are_those_read_one_by_one(
+    tmp_path, monkeypatch, codec, threads
+):
+    monkeypatch.setattr(reader_module, "_TOGETHER", 5)
+    monkeypatch.setattr(reader_module, "_WORTH_A_THREAD", 10)
+    made(tmp_path / "a.zarr", objects=21, types=3, aors=9, codec=codec, capacity=24)
+    cube = Cube(tmp_path / "a.zarr")
+    reader = ShardReader(
+        LocalPlace(str(tmp_path / "a.zarr")),
+        cube.schema.layout,
+        cube.schema.codec,
+        must_exist=lambda shard: None,
+        decode_threads=threads,
+    )
+    rng = np.random.default_rng(3)
+    rows, columns = rng.integers(0, 21, 200), rng.integers(0, 3, 200)
+    singly = np.array([reader.read(i, j) for i, j in zip(rows, columns, strict=True)])
+    assert np.isfinite(singly).any()
+    for aors in (slice(None), slice(None, None, -1), slice(2, 7, 3), slice(0)):
+        found = reader.read_pairs(rows, columns, aors=aors)
+        assert np.array_equal(found, singly[..., aors], equal_nan=True)
+        assert found.flags.writeable
+    everything = np.array([[reader.read(i, j) for j in range(3)] for i in range(21)])
+    assert np.array_equal(reader.read_block(range(21), [2, 0]), everything[:, [2, 0]], True)
+    ids, names = cube.objects[rows], [cube.types[j] for j in columns]
+    assert np.array_equal(cube.pairs(ids, names), singly, equal_nan=True)
+    assert reader.read_pairs([], []).shape == (0, 3, 9)
+
+
+def test_pairs_that_do_not_pair_are_refused(tmp_path):
+    cube, _ = made(tmp_path / "a.zarr")
+    with pytest.raises(UsageError, match="2 objects and 1 types make no pairs"):
+        cube.pairs([5, 15], [TYPES[0]])
+    with pytest.raises(UnknownName, match="no object 6"):
+        cube.pairs([6], [TYPES[0]])
+
+
+def test_a_block_of_chunks_that_are_not_alike_is_read_all_the_same(tmp_path):
+    cube, values = made(tmp_path / "a.zarr", objects=8, types=2, aors=64, shard=8, capacity=64)
+    path = tmp_path / "a.zarr" / cube.schema.layout.key(0)
+    # As other writers of Zarr may: stored, shuffled by bytes, of several blocks, by bits.
+    ways = [(0, 2, 0), (5, 1, 0), (5, 2, 256), (1, 2, 0)]
+    alike = values.reshape(16, 3, 64)
+    for mixed in (ways, ways[:1], ways[2:3]):
+        chunks = [
+            sealed(numcodecs.blosc.compress(one, b"lz4", *mixed[k % len(mixed)], 4))
+            for k, one in enumerate(alike)
+        ]
+        path.write_bytes(join_chunks(chunks))
+        found = Cube(tmp_path / "a.zarr").block()
+        assert np.array_equal(found, values, equal_nan=True)
+
+
+def index_of(shard, n_chunks):
+    return np.frombuffer(shard[-16 * n_chunks - 4 : -4], "<u8").reshape(-1, 2).astype(int)
+
+
+@pytest.mark.parametrize("codec", ["lz4", "none"])
+def test_damage_and_gaps_in_a_block_are_found_wherever_they_are(tmp_path, monkeypatch, codec):
+    monkeypatch.setattr(reader_module, "_WORTH_A_THREAD", 10)
+    monkeypatch.setattr(reader_module, "_TOGETHER", 8)
+    cube, values = made(tmp_path / "a.zarr", objects=40, types=2, shard=40, codec=codec)
+    path = tmp_path / "a.zarr" / cube.schema.layout.key(0)
+    whole = bytearray(path.read_bytes())
+    for slot in (0, 7, 8, 79):
+        broken = bytearray(whole)
+        start, length = index_of(whole, 80)[slot]
+        broken[start + length // 2] ^= 4
+        path.write_bytes(broken)
+        reader_of = Cube(tmp_path / "a.zarr")
+        where = f"object {slot // 2 * 10 + 5}, type {TYPES[slot % 2]}"
+        with pytest.raises(ChunkCorrupt, match=where):
+            reader_of.block()
+        kept = [row for row in range(40) if row != slot // 2]
+        assert np.array_equal(reader_of.block(kept), values[kept], equal_nan=True)
+
+
+def test_the_pool_of_threads_does_not_outlive_a_fork(tmp_path, monkeypatch):
+    monkeypatch.setattr(reader_module, "_WORTH_A_THREAD", 10)
+    monkeypatch.setattr(reader_module, "_TOGETHER", 4)
+    monkeypatch.setattr(reader_module, "default_threads", lambda: 3)
+    _, values = made(tmp_path / "a.zarr", objects=40)
+    cube = Cube(tmp_path / "a.zarr")
+    assert np.array_equal(cube.block(), values, equal_nan=True)
+    child = os.fork()
+    if child == 0:  # pragma: no cover - another process
+        good = np.array_equal(cube.block(), values, equal_nan=True)
+        os._exit(0 if good else 1)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+
+
+def test_shared_work_is_done_once_and_its_error_told():
+    done = []
+    shared([lambda k=k: done.append(k) for k in range(100)], 4)
+    assert sorted(done) == list(range(100))
+
+    def fail():
+        msg = "the seventh"
+        raise ValueError(msg)
+
+    with pytest.raises(ValueError, match="the seventh"):
+        shared([lambda: None] * 6 + [fail] + [lambda: None] * 50, 4)
+    shared([], 4)

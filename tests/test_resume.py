@@ -267,6 +267,18 @@ def test_a_shard_or_staging_file_that_vanished_is_made_again(
     go_on_to_the_end(server, tiny_store, store, chunks, "synchronous")
 
 
+def test_staging_whose_removal_was_cut_short_is_removed(server, tiny_store, tmp_path):
+    """A kill just after publishing can leave staging without its metadata."""
+    store = tmp_path / "f.zarr"
+    asked = {"images": str(tiny_store.images), "store": str(store), "scheduler": "synchronous"}
+    assert server.run(**asked) == 0
+    left = store / "staging/c/0/0/0/0"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"measured and not removed")
+    assert server.run(**asked) == 0
+    assert not left.exists()
+
+
 @pytest.mark.slow
 def test_forty_kills_anywhere(server, tiny_store, undisturbed, tmp_path, chunks):
     calls, _ = undisturbed

@@ -118,16 +118,17 @@ class GrowingStore(RuleBasedStateMachine):
         begin, end = first * STEP, min((first + count) * STEP, OBJECTS)
         wanted = self.model.copy()
         wanted[begin:end] = self._drawn(seed, (end - begin, len(TYPES)))
-        flux, err, flag = (wanted[begin:end, :, k] for k in range(3))
-        self._write(
-            wanted, lambda: self.cube.write_block(begin, flux=flux, flux_err=err, flag=flag)
-        )
+        known = self.cube.shape[3]  # an old cube goes by the length that it knows
+        flux, err, flag = (wanted[begin:end, :, k, :known] for k in range(3))
+        values = {"flux": flux, "flux_err": err, "flag": flag}
+        write = lambda: self.cube.write_block(begin, **values)  # noqa: E731
+        self._write(wanted, write, crash)
 
     @rule(row=st.integers(0, OBJECTS - 1), column=st.integers(0, 1), seed=SEEDS, crash=crashes(1))
     def write_lightcurve(self, row, column, seed, crash):
         wanted = self.model.copy()
         wanted[row, column] = self._drawn(seed, ())
-        flux, err, flag = wanted[row, column]
+        flux, err, flag = wanted[row, column, :, : self.cube.shape[3]]
         values = {"flux": flux, "flux_err": err, "flag": flag}
         name = TYPES[column]
         write = lambda: self.cube.write_lightcurve(row * 3 + 1, name, **values)  # noqa: E731

@@ -30,6 +30,7 @@ def by_hand(flux, err, good):
     if n == 0:
         return result
     result["median"] = np.median(f)
+    result["median_err"] = np.median(e)
     result["weighted_mean"] = mean = np.average(f, weights=e**-2)
     pull = (f - np.median(f)) / e
     result["max_pull"] = pull[np.argmax(np.abs(pull))]

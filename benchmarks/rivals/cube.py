@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rivals.protocol import Source
 
 STORE = "field.zarr"
-_SCANNED = 16  # objects read at once: an eighth of a shard, 10 MB
+_SCANNED = 8  # objects read at once: 320 lightcurves, 5 MB
 
 
 def build(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import struct
 import threading
+from contextlib import contextmanager
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,7 +22,7 @@ import numpy as np
 from idfzarr.store.checksum import CRC_BYTES, RESIDUE
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -39,7 +40,8 @@ __all__ = [
 MOST_BYTES = 1 << 28
 """Bytes that one call decompresses at most, well below the 2**31 of blosc."""
 
-_MOST_HELD = 1 << 22
+_MOST_HELD = 1 << 22  # bytes of one piece of memory kept for later
+_MOST_FREE = 2  # pieces: one to read into, one to decode into
 
 _HEADER = 16  # version, its compressor's, flags, type size; then sizes: all, block, compressed
 _START = 4  # bytes of the place where a block begins
@@ -66,27 +68,32 @@ class Chunks(NamedTuple):
     lengths: Sequence[int]
 
 
-class _Scratch(threading.local):
-    """Memory of a thread that it uses again: fresh memory costs a page fault for every 4 kB."""
+class _Free(threading.local):
+    """Memory that a thread has done with."""
 
     def __init__(self) -> None:
-        self._held: dict[str, NDArray[np.uint8]] = {}
-
-    def bytes(self, n_bytes: int, use: str) -> NDArray[np.uint8]:
-        held = self._held.get(use)
-        if held is None or len(held) < n_bytes:
-            held = np.empty(n_bytes + n_bytes // 4, dtype=np.uint8)
-            if n_bytes <= _MOST_HELD:
-                self._held[use] = held
-        return held[:n_bytes]
+        self.held: list[NDArray[np.uint8]] = []
 
 
-_scratch = _Scratch()
+_free = _Free()
 
 
-def scratch(n_bytes: int, *, use: str) -> NDArray[np.uint8]:
-    """Return memory to work in, the thread's own until it asks again for the same use."""
-    return _scratch.bytes(n_bytes, use)
+@contextmanager
+def scratch(n_bytes: int) -> Iterator[NDArray[np.uint8]]:
+    """Lend memory that is used again later: fresh memory costs a page fault for every 4 kB.
+
+    Parameters
+    ----------
+    n_bytes
+        How much.
+    """
+    # Taken out while in use, so that whoever interrupts this thread gets memory of its own.
+    held = _free.held.pop() if _free.held else None
+    if held is None or len(held) < n_bytes:
+        held = np.empty(n_bytes + n_bytes // 4, dtype=np.uint8)
+    yield held[:n_bytes]
+    if len(held) <= _MOST_HELD and len(_free.held) < _MOST_FREE:
+        _free.held.append(held)
 
 
 def begins(chunks: Chunks, first: int) -> list[int]:

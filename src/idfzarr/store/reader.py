@@ -375,16 +375,17 @@ class ShardReader:
             out = self._shown(room)[..., aors]
 
         def fill(part: slice) -> None:
-            if room is None:
-                used = scratch((part.stop - part.start) * 4 * self._pitch, use="decoded")
-                into = used.view(np.float32).reshape(-1, self._pitch)
-            else:
-                into = room[part]
             where = numbers[part].tolist(), slots[part].tolist()
-            if len(into) <= _FEW or not self._read_together(*where, into):
-                self._read_singly(*where, out[part], aors)
-            elif room is None:
-                out[part] = self._shown(into)[..., aors]
+            if room is not None:
+                if not self._read_together(*where, room[part]):
+                    self._read_singly(*where, out[part], aors)
+                return
+            with scratch(len(where[0]) * 4 * self._pitch) as used:
+                into = used.view(np.float32).reshape(-1, self._pitch)
+                if self._read_together(*where, into):
+                    out[part] = self._shown(into)[..., aors]
+                    return
+            self._read_singly(*where, out[part], aors)
 
         tasks = [
             partial(fill, slice(first, min(first + self._most_together, n)))
@@ -424,7 +425,9 @@ class ShardReader:
     def _read_together(
         self, numbers: Sequence[int], slots: Sequence[int], into: NDArray[np.float32]
     ) -> bool:
-        """Read shards and slots at once; False where one is not there, damaged or odd."""
+        """Read shards and slots at once; False where they are few, or one is missing or odd."""
+        if len(slots) <= _FEW:
+            return False
         held: dict[int, _OpenShard] = {}  # open until all is read
         for number in set(numbers):
             shard = self._fresh(number)
@@ -453,12 +456,12 @@ class ShardReader:
             begin, buffer = begins(chunks, 0), into.reshape(-1).view(np.uint8)
             return read_runs(chunks, begin, buffer) and are_intact(buffer, begin)
         begin = begins(chunks, header_bytes(len(into)))
-        buffer = scratch(begin[-1], use="read")
-        return (
-            read_runs(chunks, begin, buffer)
-            and are_intact(buffer, begin)
-            and unpack_blosc(buffer, begin, into.reshape(-1, *self._shape))
-        )
+        with scratch(begin[-1]) as buffer:
+            return (
+                read_runs(chunks, begin, buffer)
+                and are_intact(buffer, begin)
+                and unpack_blosc(buffer, begin, into.reshape(-1, *self._shape))
+            )
 
 
 def _allowed_open() -> int:

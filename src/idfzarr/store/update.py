@@ -298,8 +298,17 @@ def roll_forward(path: PlaceLike) -> bool:
     of the same shape, such as statistics.
     """
     place = place_of(path)
+    if _is_settled(place):  # no lock, whose file a disk to be read only would not take
+        return False
     with locked(place.beside(LEDGER_SUFFIX), "update.lock"):
         return _put_in_place(place)
+
+
+def _is_settled(place: Place) -> bool:
+    """Say whether nothing waits to be put in place and no staging is left."""
+    root = read_root(place)
+    waits = bool(_marked(place)) or next(iter(place.keys(STAGING)), None) is not None
+    return not waits and not any(_is_behind(place, p, n) for p, n in root.metadata.items())
 
 
 def _put_in_place(place: Place) -> bool:
