@@ -404,6 +404,7 @@ def test_a_killed_append_is_gone_on_with(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_an_append_killed_a_hundred_times(tmp_path):
     assert kill_and_resume(tmp_path, "append", kills=100, seed=2) == {"old", "new"}
 

@@ -268,6 +268,7 @@ def test_a_killed_relayout_is_gone_on_with(tmp_path, action):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("action", ["grow", "add_types", "overflow"])
 def test_a_relayout_killed_a_hundred_times(tmp_path, action):
     seen = kill_and_resume(tmp_path, action, kills=100, seed=5)
