@@ -267,17 +267,15 @@ def test_no_flipped_bit_is_read_in_silence_by_way_of_zarr_python(tmp_path, flips
     assert refused == flips
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="the error names the file only")
 @pytest.mark.parametrize("way", ["fast index", "plain chunk", "plain index"])
 def test_every_error_names_the_lightcurve_that_was_asked_for_and_the_file(tmp_path, way):
     cube, _ = made(tmp_path / "a.zarr", codec="lz4")
     shard = Shard(cube, 1, codec="lz4")
     shard.flip(len(shard.data) - 40 if way.endswith("index") else 9, 3)
     os.close(shard.handle)
-    reader = PlainReader(cube._place, "lightcurves", cube.schema.layout)
-    again = Cube(cube.path)
-    if way.startswith("plain"):
-        again._reader = reader
+    # Any URL is read as object storage is, by zarr-python.
+    again = Cube(f"local://{cube.path}" if way.startswith("plain") else cube.path)
+    assert isinstance(again._reader, PlainReader) == way.startswith("plain")
     with pytest.raises(CorruptError, match="repair the store") as caught:
         again.values(1035, TYPES[0])
     for word in ("lightcurves", "object 1035", f"type {TYPES[0]}", str(shard.path)):

@@ -427,4 +427,5 @@ def read_array(place: Place, path: str, document: Mapping[str, Any]) -> NDArray[
 
     array = zarr.open_array(f"{place.url}/{path}", mode="r", zarr_format=3)
     values = np.asarray(array[...])
-    return values.astype(str) if values.dtype.kind in "OT" else values
+    # numpy casts its strings of any length to fixed ones by way of objects only.
+    return values.astype(object).astype(str) if values.dtype.kind in "OT" else values

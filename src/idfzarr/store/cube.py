@@ -258,6 +258,12 @@ class Cube(OpenedCube):
                 f"{self.path} is open for reading only; open it with Cube(path, mode='r+') to write"
             )
             raise UsageError(msg)
+        if not self._is_ours:
+            msg = (
+                f"the cube of {self.path} is of a layout or codecs that this package reads but "
+                "does not write; write it with zarr-python, or import it into a store of ours"
+            )
+            raise UsageError(msg)
         ours = self._root.ours
         return CubeWriter(
             place=self._place,

@@ -63,6 +63,7 @@ class OpenedCube:
         self._rows = {int(n): i for i, n in enumerate(coordinates["object"])}
         self._columns = {str(n): i for i, n in enumerate(schema.types)}
         self._channel_of = channels_of_types(coordinates, schema)
+        self._is_ours = known
         self._reader = self._reader_of(schema, known=known)
 
     def _reader_of(self, schema: CubeSchema, *, known: bool) -> LightcurveReader:
@@ -74,7 +75,13 @@ class OpenedCube:
                 must_exist=self._must_exist,
                 label=self._label,
             )
-        return PlainReader(self._place, LIGHTCURVES, schema.layout)
+        return PlainReader(
+            self._place,
+            LIGHTCURVES,
+            schema.layout,
+            must_exist=self._must_exist if known else None,
+            label=self._label,
+        )
 
     def _follow(self) -> bool:
         """Go on reading what is known of a store that was laid out anew; False if it was not."""
@@ -82,6 +89,7 @@ class OpenedCube:
         if now.root.generation == self._root.generation or not is_extension(now, self._coordinates):
             return False
         layout = replace(now.schema.layout, n_aors=self._schema.layout.n_aors)
+        self._is_ours = known
         self._reader = self._reader_of(replace(now.schema, layout=layout), known=known)
         return True
 

@@ -31,7 +31,7 @@ import google_crc32c
 import numcodecs.blosc
 import numpy as np
 
-from idfzarr.errors import ChunkCorrupt
+from idfzarr.errors import ChunkCorrupt, ShardCorrupt
 from idfzarr.store.checksum import CRC_BYTES, RESIDUE
 from idfzarr.store.chunks import (
     MOST_BYTES,
@@ -218,7 +218,7 @@ class ShardReader:
         number, inside = divmod(row, self._step)
         shard = self._shards[number]
         if shard is None or _now() > shard.fresh_until:
-            shard = self._current(number)
+            shard = self._asked(number, row, column)
             if shard is None:
                 return self._absent()
         offset, length = _ENTRY(shard.index, (inside * self._n_types + column) * _ENTRY_BYTES)
@@ -250,7 +250,7 @@ class ShardReader:
         """Read a chunk that failed once more, from a shard opened afresh; say what is wrong."""
         number = self._layout.shard_of(row)
         self.forget(number)
-        shard = self._current(number)
+        shard = self._asked(number, row, column)
         if shard is None:
             return self._absent()
         offset, length = _ENTRY(shard.index, self._layout.slot(row, column) * _ENTRY_BYTES)
@@ -262,6 +262,14 @@ class ShardReader:
         return out[:, : self._n_aors]
 
     # ---------------------------------------------------------------- shards
+
+    def _asked(self, number: int, row: int, column: int) -> _OpenShard | None:
+        """Return the shard; where its index is damaged, say which lightcurve was asked for."""
+        try:
+            return self._current(number)
+        except ShardCorrupt as error:
+            msg = f"lightcurves {self._label(row, column)} cannot be read: {error}"
+            raise ShardCorrupt(msg) from error
 
     def _current(self, number: int) -> _OpenShard | None:
         """Return the shard, opened anew if it is another file now; None where it is not."""
@@ -407,7 +415,7 @@ class ShardReader:
         aors: slice,
     ) -> None:
         """Read shards and slots one by one: they are few, or anything is the matter with them."""
-        known = {number: self._fresh(number) for number in set(numbers)}
+        known = {n: self._fresh(n, slot) for n, slot in zip(numbers, slots, strict=True)}
         for values, number, slot in zip(out, numbers, slots, strict=True):
             inside, column = divmod(slot, self._n_types)
             values[...] = (
@@ -416,10 +424,11 @@ class ShardReader:
                 else self.read(number * self._step + inside, column)[:, aors]
             )
 
-    def _fresh(self, number: int) -> _OpenShard | None:
+    def _fresh(self, number: int, slot: int) -> _OpenShard | None:
         shard = self._shards[number]
         if shard is None or time.monotonic() > shard.fresh_until:
-            shard = self._current(number)
+            inside, column = divmod(slot, self._n_types)
+            shard = self._asked(number, number * self._step + inside, column)
         return shard
 
     def _read_together(
@@ -430,7 +439,7 @@ class ShardReader:
             return False
         held: dict[int, _OpenShard] = {}  # open until all is read
         for number in set(numbers):
-            shard = self._fresh(number)
+            shard = self._fresh(number, slots[numbers.index(number)])
             if shard is None:
                 return False
             held[number] = shard
@@ -483,12 +492,27 @@ class PlainReader:
         Path of the cube below the root.
     layout
         Shape of the cube; its chunks may be any.
+    must_exist
+        Told the number of a shard of which something is missing, as in `ShardReader`; None where
+        shards are not those of the layout.
+    label
+        Says in words which object and type stand at a row and a column.
     """
 
-    def __init__(self, place: Place, path: str, layout: Layout) -> None:
+    def __init__(
+        self,
+        place: Place,
+        path: str,
+        layout: Layout,
+        *,
+        must_exist: Callable[[int], None] | None = None,
+        label: Callable[[int, int], str] = "[{}, {}]".format,
+    ) -> None:
         import zarr
 
         self._place = place
+        self._must_exist = must_exist
+        self._label = label
         self._layout = layout
         # By the root: the array's own metadata may be of another length until it is rolled forward.
         root = zarr.open_group(place.url, mode="r", zarr_format=3, use_consolidated=True)
@@ -502,12 +526,18 @@ class PlainReader:
         try:
             values = self._array[row, column, :, : self._layout.n_aors]
         except (ValueError, RuntimeError, EOFError, OSError, zlib.error) as error:
+            ours = self._must_exist is not None
+            key = f"/{self._layout.key(self._layout.shard_of(row))}" if ours else ""
             msg = (
-                f"lightcurves[{row}, {column}] (object row, type) of {self._place.url} is damaged: "
+                f"lightcurves {self._label(row, column)} in {self._place.url}{key} is damaged: "
                 f"{error}; repair the store"
             )
             raise ChunkCorrupt(msg) from error
-        return np.asarray(values, dtype=np.float32)
+        values = np.asarray(values, dtype=np.float32)
+        # A flag is never NaN but where there is no chunk.
+        if self._must_exist is not None and values.size and np.isnan(values[-1]).all():
+            self._must_exist(self._layout.shard_of(row))
+        return values
 
     def read(self, row: int, column: int) -> NDArray[np.float32]:
         """Return one lightcurve, (value, aor)."""

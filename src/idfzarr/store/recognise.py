@@ -87,7 +87,9 @@ def _layout_of(
         and configuration.get("index_location", "end") == "end"
         and codec_of(configuration.get("index_codecs")) == "none"
         and node["chunk_grid"]["name"] == "regular"
-        and node["chunk_key_encoding"] == {"name": "default", "configuration": {"separator": "/"}}
+        and node["fill_value"] == "NaN"
+        and node["chunk_key_encoding"]["name"] == "default"
+        and node["chunk_key_encoding"].get("configuration", {}).get("separator", "/") == "/"
         and not node.get("storage_transformers")
     )
     try:
