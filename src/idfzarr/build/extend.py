@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -138,12 +138,12 @@ def plan_extension(
             near = closest(name, known)
             msg = f"AOR {name!r} is not in {place.url}, or has no mosaics: nothing to replace{near}"
             raise UnknownName(msg)
-    told = measured_quantities(state)
-    before = skipped_before(state)
-    _refuse_changed(place, survey, told, before, there - set(replaced))
     under_way = update_under_way(state, cube.root)
     if under_way is not None and under_way.kind == "replace" and not replaced:
         replaced = tuple(under_way.names)
+    told = measured_quantities(state)
+    before = skipped_before(state)
+    _refuse_changed(place, survey, told, before, there - set(replaced))
     new = [
         (m.aor, m.channel)
         for m in survey.mosaics
@@ -180,7 +180,10 @@ def _refuse_changed(
         key = (files.aor, files.channel)
         if files.aor not in there or key in before:
             continue
+        known_aor = any(aor == files.aor for aor, _ in told)
         changed = files_changed(files, told.get(key, {}).get("files"))
+        if key not in told and known_aor:
+            changed = f"its mosaic in {files.channel} is new"
         if changed is not None:
             msg = (
                 f"AOR {files.aor} is in {place.url} already, measured from other files than there "
@@ -239,14 +242,13 @@ def stored_settings(place: Place) -> Settings | None:
             return None
         told = json.loads(str(begun.fields.get("settings", "{}")))
         types = tuple(told.get("types", ()))
-    try:
-        return Settings.from_dict(told | {"types": types})
-    except (KeyError, TypeError) as error:
+    if set(told) != {field.name for field in fields(Settings)}:
         msg = (
             f"{place.url} was not built from mosaics but filled in another way (create or import): "
             "build into a new store"
         )
-        raise SettingsDiffer(msg) from error
+        raise SettingsDiffer(msg)
+    return Settings.from_dict(told | {"types": types})
 
 
 def refuse_differences(place: Place, asked: Settings, stored: Settings) -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from idfzarr.build.calibrate import write_variability
+from idfzarr.errors import UsageError
 from idfzarr.progress import Progress, silent
 from idfzarr.store.cube import Cube
+from idfzarr.store.root import read_root
+from idfzarr.store.update import update_under_way
 
 if TYPE_CHECKING:
     from idfzarr.store.place import PlaceLike
@@ -36,11 +39,20 @@ def update_variability(
     ------
     StoreError
         There is no finished store of ours.
+    UsageError
+        A change of the cube is under way.
     BuildFailed
         A shard could not be read.
     """
     cube = Cube(path, mode="r+")
     writer = cube.writer
+    under_way = update_under_way(writer.state(), read_root(writer.place))
+    if under_way is not None:
+        msg = (
+            f"the statistics of {cube.path} wait for the {under_way} that is under way: run that "
+            "build again first"
+        )
+        raise UsageError(msg)
     write_variability(
         writer,
         cube.coordinate("zeropoint"),

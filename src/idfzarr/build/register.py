@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from idfzarr.build.calibrate import refuse_failures
 from idfzarr.build.placed import PlacedMosaic, Source, place_mosaic, work_place
 from idfzarr.build.report import Skipped, json_value
 from idfzarr.build.scheduler import Task, run_tasks
@@ -32,6 +33,9 @@ __all__ = [
     "register_mosaics",
     "skipped_before",
 ]
+
+_NOT_THE_MOSAICS = ("os", "worker_died", "unexpected")
+"""Kinds of failure that say nothing about the mosaic."""
 
 _STRIP_MEMORY = 1 << 30
 """Bytes of one channel's mosaics above which they are kept as files that can be mapped."""
@@ -137,19 +141,29 @@ def _sky(placed: PlacedMosaic) -> Plane:
     return rough_plane(placed.flux, ~placed.good)
 
 
-def _remembered(state: LedgerState, work: LocalPlace) -> dict[tuple[str, str], dict[str, Any]]:
-    """Return what earlier runs registered and what has not changed since."""
+def _remembered(
+    state: LedgerState, work: LocalPlace, sources: Mapping[tuple[str, str], Source]
+) -> dict[tuple[str, str], dict[str, Any]]:
+    """Return what earlier runs registered of these sources and what has not changed since."""
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for record in state.of("registered"):
         fields = dict(record.fields)
-        kept = fields["kept"]
-        unchanged = all(_is_unchanged(file) for file in fields["files"])
+        key, kept = (fields["aor"], fields["channel"]), fields["kept"]
+        same = key in sources and _are_files_of(sources[key].files, fields["files"])
+        unchanged = same and all(_is_unchanged(file) for file in fields["files"])
         there = kept is None or Path(kept).is_file()
         if unchanged and there and (kept is None or Path(kept).parent == Path(work.root)):
-            found[fields["aor"], fields["channel"]] = fields
+            found[key] = fields
         else:
-            found.pop((fields["aor"], fields["channel"]), None)
+            found.pop(key, None)
     return found
+
+
+def _are_files_of(files: MosaicFiles, told: Sequence[Mapping[str, Any]]) -> bool:
+    """Say whether these are the paths of a mosaic; files of its name elsewhere are others."""
+    return {kind: str(path) for kind, path in files.paths.items()} == {
+        str(file["kind"]): str(file["path"]) for file in told
+    }
 
 
 def _is_unchanged(file: Mapping[str, Any]) -> bool:
@@ -208,7 +222,7 @@ def register_mosaics(
         There is no room for the work folder.
     """
     sources = {(m.aor, m.channel): Source(-1, m) for m in survey.mosaics}
-    known = _remembered(writer.state(), work_place(writer.place))
+    known = _remembered(writer.state(), work_place(writer.place), sources)
     per_channel = len(survey.mosaics) / max(1, len(survey.channels))
     keep = per_channel * grid.shape[0] * grid.shape[1] * 9 > _STRIP_MEMORY
     how = _Placing(grid, sky, keep)
@@ -221,6 +235,8 @@ def register_mosaics(
         "reading mosaics", tasks, scheduler=scheduler, workers=workers, progress=progress
     )
     results = {key: _recalled(sources[key], known[key]) for key in sources if key in known}
+    # What the disk or a worker failed at says nothing about the mosaic: not one to leave out.
+    refuse_failures("reading mosaics", [o for o in outcomes if o.kind in _NOT_THE_MOSAICS])
     gone = []
     for key, outcome in zip(todo, outcomes, strict=True):
         if outcome.ok:
