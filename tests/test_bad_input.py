@@ -298,10 +298,11 @@ def test_a_folder_that_must_not_be_written_to(images, tmp_path):
         str(closed / "f.zarr"),
         *ONE,
     ]
-    home = {"HOME": str(tmp_path)}  # root's own holds settings that nobody else may read
-    ended = subprocess.run(
-        command, capture_output=True, text=True, check=False, env=_environment() | home
-    )
+    home = tmp_path / "home"  # root's own holds settings that nobody else may read
+    home.mkdir()
+    home.chmod(0o777)
+    at_home = _environment() | {"HOME": str(home)}
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, env=at_home)
     assert ended.returncode == 1
     assert "Traceback" not in ended.stderr
     assert ended.stdout == ""
