@@ -281,7 +281,12 @@ def test_a_folder_that_must_not_be_written_to(images, tmp_path):
         ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"] if os.geteuid() == 0 else []
     )
     if drop:
-        able = subprocess.run([*drop, sys.executable, "-c", ""], check=False, capture_output=True)
+        able = subprocess.run(
+            [*drop, sys.executable, "-c", "import idfzarr"],
+            check=False,
+            capture_output=True,
+            env=_environment(),
+        )
         if able.returncode != 0:
             pytest.skip("this interpreter cannot be run by another user than root")
     for folder in (tmp_path, *tmp_path.parents):
