@@ -21,7 +21,7 @@ layouts = st.builds(
 def test_capacity_leaves_room_and_is_a_multiple_of_sixteen(n):
     capacity = capacity_for(n)
     assert capacity % 16 == 0
-    assert n + 16 <= capacity <= n * 9 / 8 + 33
+    assert n + 16 <= capacity <= n * 33 / 32 + 33
 
 
 @given(layouts)
@@ -80,8 +80,8 @@ def test_a_region_outside_the_cube_is_refused(first, count):
 def test_keys_and_shapes_are_those_of_the_design():
     layout = Layout(50_000, 40, 1200, capacity_for(1200))
     assert layout.key(7) == "lightcurves/c/7/0/0/0"
-    assert layout.chunk_shape == (1, 1, 3, 1360)
-    assert layout.shard_shape == (128, 40, 3, 1360)
+    assert layout.chunk_shape == (1, 1, 3, 1248)
+    assert layout.shard_shape == (128, 40, 3, 1248)
     assert layout.shape == (50_000, 40, 3, 1200)
     assert layout.n_shards == 391
     assert layout.rows(390) == (49_920, 50_000)

@@ -418,7 +418,7 @@ def create(
     shard_objects
         Objects in a shard, the unit of writing.
     capacity
-        AORs that fit before the cube must be laid out anew; an eighth more than there are unless
+        AORs that fit before the cube must be laid out anew; a little more than there are unless
         given.
     overwrite
         Remove a store of ours that stands there.

@@ -34,14 +34,15 @@ def capacity_for(n_aors: int) -> int:
     Returns
     -------
     int
-        An eighth more than that, at least 16 more, as a multiple of 16.
+        A thirty-second more than that, at least 16 more, as a multiple of 16. An append writes every
+        shard anew, as laying the cube out anew does, so more room would be read for nothing.
 
     Examples
     --------
     >>> capacity_for(1200), capacity_for(0), capacity_for(11)
-    (1360, 16, 32)
+    (1248, 16, 32)
     """
-    wanted = n_aors + max(_GRAIN, -(-n_aors // 8))
+    wanted = n_aors + max(_GRAIN, -(-n_aors // 32))
     return -(-wanted // _GRAIN) * _GRAIN
 
 
