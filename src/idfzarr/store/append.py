@@ -35,6 +35,7 @@ from idfzarr.store.plan import STAGING_AORS
 from idfzarr.store.precision import kept_bits_of_shards, precision_attributes
 from idfzarr.store.published import dims_of, open_published, read_shard
 from idfzarr.store.root import ROOT_KEY, read_root, root_bytes, settings_digest
+from idfzarr.store.root_copy import commit_root
 from idfzarr.store.schema import COORDINATES, LIGHTCURVES, STAGING
 from idfzarr.store.store_writer import zarr_dtype
 from idfzarr.store.tables import aor_table, columns_of, position_in
@@ -298,7 +299,8 @@ class CubeAppend(CubeWriter):
             metadata = dict(root.metadata) | self._changed_metadata()
             self._refuse_short(metadata)
             ours = dict(root.ours) | {"generation": self.update.generation}
-            self.place.write(ROOT_KEY, root_bytes(ours, metadata, extra=root.attributes))
+            data = root_bytes(ours, metadata, extra=root.attributes)
+            commit_root(self.place, data, generation=self.update.generation)
         roll_forward(self.place)
 
     def _write_cube_node(self) -> None:

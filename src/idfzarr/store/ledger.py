@@ -160,13 +160,30 @@ class LedgerState:
 
     @cached_property
     def done(self) -> dict[str, Record]:
-        """Newest ``done`` of every shard's key."""
-        return {str(r.fields["key"]): r for r in self.of("done") if "key" in r.fields}
+        """Newest ``done`` of every shard's key that was not removed after it."""
+        return self._standing("done")
 
     @cached_property
     def intents(self) -> dict[str, Record]:
-        """Newest ``intent`` of every shard's key."""
-        return {str(r.fields["key"]): r for r in self.of("intent") if "key" in r.fields}
+        """Newest ``intent`` of every shard's key that was not removed after it."""
+        return self._standing("intent")
+
+    @cached_property
+    def removed(self) -> dict[str, Record]:
+        """The ``done``, by key, of every shard that was removed and not written again since."""
+        before = {str(r.fields["key"]): r for r in self.of("done") if "key" in r.fields}
+        gone = {str(r.fields["key"]) for r in self.of("removed") if "key" in r.fields}
+        return {key: before[key] for key in sorted(gone & before.keys() - self.done.keys())}
+
+    def _standing(self, kind: str) -> dict[str, Record]:
+        found: dict[str, Record] = {}
+        for record in self.of(kind, "removed"):
+            key = record.fields.get("key")
+            if key is not None and record.kind == kind:
+                found[str(key)] = record
+            else:
+                found.pop(str(key), None)
+        return found
 
     def relaid(self, token: str) -> dict[str, Mapping[str, Any]]:
         """Return what a relayout noted of every shard of its new tree, the newest by key."""

@@ -36,7 +36,9 @@ PARTIAL = ".partial"
 """How the name of a file ends that is still being written; nobody reads such a file."""
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
+_OURS = f".idfzarr{PARTIAL}"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF)
 _WRITE_AT_MOST = 1 << 30  # one write(2) takes at most 2**31 - 4096 bytes on Linux
 
 
@@ -177,16 +179,9 @@ class LocalPlace:
             The disk or the quota is full; the file that stood there before still stands.
         """
         target = self.path(key)
-        partial = f"{target}.{uuid.uuid4().hex}{PARTIAL}"
         try:
             _make_folder(os.path.dirname(target))
-            try:
-                _write_durably(partial, data)
-                os.replace(partial, target)
-            except BaseException:
-                with suppress(OSError):
-                    os.unlink(partial)
-                raise
+            _replace_durably(target, data)
             sync_folder(os.path.dirname(target))
         except OSError as error:
             if error.errno not in _FULL:
@@ -213,6 +208,20 @@ class LocalPlace:
             inside = os.path.relpath(folder, self.root)
             head = "" if inside == "." else inside.replace(os.sep, "/") + "/"
             yield from (head + name for name in sorted(files) if not name.endswith(PARTIAL))
+
+    def remove_abandoned(self) -> list[str]:
+        """Remove the files half written whose writer was killed; return their paths.
+
+        A writer holds a lock on such a file, which the system takes from it when it ends; one that
+        is still held, on whatever process of this machine, is left alone, and so is one that
+        another program named.
+        """
+        return [
+            f"{folder}/{name}"
+            for folder, _, files in os.walk(self.root)
+            for name in sorted(files)
+            if name.endswith(_OURS) and _remove_if_free(f"{folder}/{name}")
+        ]
 
     def exists(self) -> bool:
         """Say whether there is anything at this path."""
@@ -334,11 +343,67 @@ def storage_full(path: str, size: int, error: OSError) -> StorageFull:
     return full
 
 
-def _write_durably(path: str, data: Buffer) -> None:
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+def try_lock(handle: int) -> bool:
+    """Lock an open file or folder against other processes; False where another has it.
+
+    True too where the file system knows no such locks: then nobody can have it. The lock ends when
+    the file is closed, or with the process.
+    """
+    import fcntl
+
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+    return True
+
+
+def _replace_durably(target: str, data: Buffer) -> None:
+    """Write a temporary file, put it on disk and rename it; it is locked until it has its name."""
+    partial, handle = _begin_partial(target)
     try:
         write_all(handle, data)
         os.fsync(handle)
+        os.replace(partial, target)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(partial)
+        raise
+    finally:
+        os.close(handle)
+
+
+def _begin_partial(target: str) -> tuple[str, int]:
+    while True:
+        partial = f"{target}.{uuid.uuid4().hex}{_OURS}"
+        handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        try:
+            # Before the lock is there, somebody who tidies up may take the file for abandoned.
+            if try_lock(handle) and os.fstat(handle).st_nlink:
+                return partial, handle
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)
+
+
+def _remove_if_free(path: str) -> bool:
+    import fcntl
+
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:  # it has its name by now, or is not ours to touch
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.unlink(path)
+    except OSError:  # held by its writer, or nobody can tell
+        return False
+    else:
+        return True
     finally:
         os.close(handle)
 

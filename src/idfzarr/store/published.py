@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from idfzarr.errors import ChunkMissing, CorruptError, UsageError
+from idfzarr.store.abandoned import remove_abandoned
 from idfzarr.store.arrays import read_array
 from idfzarr.store.exchange import settle_exchange
 from idfzarr.store.ledger import read_ledger
@@ -128,6 +129,7 @@ def open_published(path: PlaceLike) -> PublishedCube:
             "migrate it into a store of ours first"
         )
         raise UsageError(msg)
+    remove_abandoned(place, cube.root.uuid)
     return cube
 
 
@@ -189,7 +191,7 @@ def read_shard(place: Place, schema: CubeSchema, shard: int, *, uuid: str) -> ND
     Raises
     ------
     ChunkMissing
-        The shard is not there, though the ledger calls it done.
+        The shard is not there, though the ledger calls it done, or has been removed.
     ShardCorrupt, ChunkCorrupt
         It is damaged.
     """
@@ -200,8 +202,15 @@ def read_shard(place: Place, schema: CubeSchema, shard: int, *, uuid: str) -> ND
     try:
         data = place.read(key)
     except FileNotFoundError:
-        if key in read_ledger(place).for_store(uuid).done:
+        state = read_ledger(place).for_store(uuid)
+        if key in state.done:
             msg = f"the ledger calls {key} done, but there is no {where}; repair the store"
+            raise ChunkMissing(msg) from None
+        if key in state.removed:
+            msg = (
+                f"{where} was removed when the store was cleaned; run idfzarr build with its "
+                "images, which makes it again, before the store is changed"
+            )
             raise ChunkMissing(msg) from None
         return np.full((last - first, *layout.shape[1:]), np.nan, dtype=np.float32)
     return decode_shard(data, layout, last - first, codec=schema.codec, where=where)

@@ -32,6 +32,7 @@ from idfzarr.store.place import place_of
 from idfzarr.store.plan import STAGING_AORS
 from idfzarr.store.published import dims_of, open_published, read_shard
 from idfzarr.store.root import ROOT_KEY, gather_metadata, read_root, root_bytes, settings_digest
+from idfzarr.store.root_copy import keep_copy, remove_older
 from idfzarr.store.schema import LIGHTCURVES, STAGING, lightcurves_json
 from idfzarr.store.tables import type_table
 from idfzarr.store.update import (
@@ -225,9 +226,12 @@ class CubeRelayout(CubeWriter):
             metadata = {k: v for k, v in gather_metadata(self.place).items() if k not in strays}
             self._refuse_short(metadata, root.metadata)
             ours = dict(root.ours) | {"generation": self.update.generation}
-            self.place.write(ROOT_KEY, root_bytes(ours, metadata, extra=root.attributes))
+            data = root_bytes(ours, metadata, extra=root.attributes)
+            self.place.write(ROOT_KEY, data)
             self.ledger.append_all("intent", self._noted_shards().values())
+            keep_copy(self.source, data, generation=self.update.generation)
             exchange(self.source)
+            remove_older(self.source, generation=self.update.generation)
         settle_exchange(self.source)
 
     def _refuse_short(

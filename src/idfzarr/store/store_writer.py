@@ -23,6 +23,7 @@ from idfzarr.errors import (
     UsageError,
     closest,
 )
+from idfzarr.store.abandoned import remove_abandoned
 from idfzarr.store.arrays import (
     ArraySpec,
     array_json,
@@ -33,7 +34,7 @@ from idfzarr.store.arrays import (
 )
 from idfzarr.store.exchange import recover_exchange
 from idfzarr.store.ledger import LEDGER_SUFFIX, Ledger, LedgerState, read_ledger
-from idfzarr.store.place import place_of
+from idfzarr.store.place import locked, place_of
 from idfzarr.store.root import ROOT_KEY, read_root, settings_digest, software
 from idfzarr.store.schema import COORDINATES, FORMAT, CubeSchema, plain_spec
 
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from idfzarr.store.ledger import Record
     from idfzarr.store.place import Place, PlaceLike
 
 __all__ = ["StoreWriter", "refuse_existing", "zarr_dtype"]
@@ -121,22 +123,36 @@ class StoreWriter:
             state = LedgerState(state.url)
         if place.size(ROOT_KEY) is not None:
             # Not from the ledger, which may be that of another store that stood here.
-            return cls._of_root(place, settings_json, digest)
-        begun = state.begun
-        if begun is not None:
-            if begun.fields.get("settings_digest") != digest:
-                raise _other_settings(place, str(begun.fields.get("settings")), settings_json)
-            return cls(place, begun.uuid, str(begun.fields["created"]), settings_json)
-        writer = cls(place, str(uuid.uuid4()), _now(), settings_json)
-        writer.ledger.append(
-            "begin",
-            created=writer.created,
-            format=FORMAT,
-            settings=settings_json,
-            settings_digest=digest,
-            software=software(),
-        )
+            writer = cls._of_root(place, settings_json, digest)
+        elif state.begun is not None:
+            writer = cls._of_begun(place, state.begun, settings_json, digest)
+        else:
+            writer = cls._new(place, settings_json, digest)
+        remove_abandoned(place, writer.uuid)
         return writer
+
+    @classmethod
+    def _new(cls, place: Place, settings_json: str, digest: str) -> Self:
+        with locked(place.beside(LEDGER_SUFFIX), "begin.lock"):
+            begun = read_ledger(place).since_begin().begun
+            if begun is not None:  # another process was quicker
+                return cls._of_begun(place, begun, settings_json, digest)
+            writer = cls(place, str(uuid.uuid4()), _now(), settings_json)
+            writer.ledger.append(
+                "begin",
+                created=writer.created,
+                format=FORMAT,
+                settings=settings_json,
+                settings_digest=digest,
+                software=software(),
+            )
+        return writer
+
+    @classmethod
+    def _of_begun(cls, place: Place, begun: Record, settings_json: str, digest: str) -> Self:
+        if begun.fields.get("settings_digest") != digest:
+            raise _other_settings(place, str(begun.fields.get("settings")), settings_json)
+        return cls(place, begun.uuid, str(begun.fields["created"]), settings_json)
 
     @classmethod
     def _of_root(cls, place: Place, settings_json: str, digest: str) -> Self:

@@ -9,12 +9,14 @@ the ledger beside the store says which are done. Until `CubeWriter.publish` has 
 from __future__ import annotations
 
 import json
+import zlib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from idfzarr.errors import ChunkMissing, SettingsDiffer, UsageError
+from idfzarr.errors import ChunkMissing, MetadataCorrupt, SettingsDiffer, UsageError
+from idfzarr.store.arrays import group_json, json_bytes
 from idfzarr.store.checksum import crc32c
 from idfzarr.store.layout import SHARD_OBJECTS
 from idfzarr.store.plan import STAGING_AORS, plan_cube
@@ -31,6 +33,7 @@ from idfzarr.store.root import (
     settings_digest,
     software,
 )
+from idfzarr.store.root_copy import commit_root
 from idfzarr.store.schema import (
     CATALOGUE,
     COORDINATES,
@@ -61,6 +64,7 @@ if TYPE_CHECKING:
 
     from idfzarr.store.ledger import Record
     from idfzarr.store.plan import CubePlan
+    from idfzarr.store.root import Root
     from idfzarr.store.schema import CubeSchema
 
 __all__ = ["CubeWriter"]
@@ -207,6 +211,7 @@ class CubeWriter(StoreWriter):
             key=key,
             size=len(data),
             crc32c=crc32c(data),
+            crc32=zlib.crc32(data),
             aors=aors,
             sources=list(map(dict, sources)),
             **self._tag,
@@ -218,7 +223,7 @@ class CubeWriter(StoreWriter):
         Parameters
         ----------
         verify
-            Also compare the crc32c of the files.
+            Also compare the checksums of the files.
         """
         records = self.state().staged
         return {
@@ -314,6 +319,9 @@ class CubeWriter(StoreWriter):
             "key": key,
             "size": len(data),
             "crc32c": crc32c(data),
+            # Parts that end in their own crc32c leave that of the file as it was when they are
+            # exchanged for others of their length; another polynomial tells them apart.
+            "crc32": zlib.crc32(data),
             "aors": schema.layout.n_aors,
         }
         if schema.precision is not None:
@@ -341,7 +349,7 @@ class CubeWriter(StoreWriter):
         Parameters
         ----------
         verify
-            Also compare the crc32c of the files.
+            Also compare the checksums of the files.
         """
         layout = self._schema.layout
         keys = {layout.key(k): k for k in range(layout.n_shards)}
@@ -362,7 +370,10 @@ class CubeWriter(StoreWriter):
         key = str(noted["key"])
         if self.place.size(key) != noted["size"]:
             return False
-        return not verify or crc32c(self.place.read(key)) == noted["crc32c"]
+        if not verify:
+            return True
+        data = self.place.read(key)
+        return crc32c(data) == noted["crc32c"] and noted.get("crc32") in {None, zlib.crc32(data)}
 
     # ---------------------------------------------------------------- publish
 
@@ -381,19 +392,53 @@ class CubeWriter(StoreWriter):
         """
         if complete:
             self._refuse_missing()
+        before = read_root(self.place) if self.is_published else None
+        if before is not None:
+            self._refuse_altered(before)
         self._record_precision()
         metadata = gather_metadata(self.place)
         for path, node in metadata.items():
             if node["node_type"] == "group" and not self.has_array(path):
                 self.write_group(path, {})
-        before = read_root(self.place) if self.is_published else None
         ours = self._ours()
         if before is not None:
             ours |= {k: before.ours[k] for k in ("ps1", "generation") if k in before.ours}
         extra = before.attributes if before else {}  # what a user noted on the root stays
-        self.place.write(ROOT_KEY, root_bytes(ours, metadata, extra=extra))
+        data = root_bytes(ours, metadata, extra=extra)
+        commit_root(self.place, data, generation=int(ours.get("generation", 0)))
         self.ledger.append("published", shape=self._schema.layout.shape)
         self.remove_staging()
+
+    def write_json(self, path: str, document: Mapping[str, Any]) -> None:
+        """Write the ``zarr.json`` of an array or a group; of a published store, the ledger knows.
+
+        The note comes first: `publish` takes over what differs from the root only where a writer
+        said that it would.
+        """
+        if path != STAGING and self.is_published:
+            told = {"metadata": path, "crc32c": crc32c(json_bytes(document))}
+            self.ledger.append("note", **told)
+        super().write_json(path, document)
+
+    def _refuse_altered(self, before: Root) -> None:
+        """Refuse to take over metadata that differs from the root's and that no writer wrote."""
+        noted = {
+            (str(record.fields["metadata"]), record.fields.get("crc32c"))
+            for record in self.state().of("note")
+            if "metadata" in record.fields
+        }
+        for path, node in sorted(before.metadata.items()):
+            key = f"{path}/{ROOT_KEY}"
+            own = self.place.read(key) if self.place.size(key) is not None else b""
+            if (path, crc32c(own)) in noted or _says(own, node):
+                continue
+            if not own and node == group_json():
+                continue  # a group that needs no file of its own
+            msg = (
+                f"{self.place.url}/{key} {'differs from' if own else 'is gone, but stands in'} the "
+                "root's copy of it, and no writer of idfzarr wrote it so; repair the store"
+            )
+            raise MetadataCorrupt(msg)
 
     def _refuse_missing(self) -> None:
         layout = self._schema.layout
@@ -431,6 +476,14 @@ class CubeWriter(StoreWriter):
             "settings_digest": settings_digest(settings),
             "ps1": None,
         }
+
+
+def _says(data: bytes, node: Mapping[str, Any]) -> bool:
+    """Say whether the bytes of a ``zarr.json`` say what a node does, however it is spelled."""
+    try:
+        return bool(json.loads(data) == node)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _claim_layout(writer: StoreWriter, plan: CubePlan) -> None:
