@@ -244,18 +244,17 @@ def test_a_demonstration_that_finds_too_little_says_so(shown, run_cli, monkeypat
 
 def test_ctrl_c_ends_with_130_and_says_how_to_go_on(tiny_images, tmp_path):
     command = [sys.executable, "-m", "idfzarr", "build", str(tiny_images), str(tmp_path / "f.zarr")]
-    process = subprocess.Popen(
+    with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
-    )
-    ledger, until = tmp_path / "f.zarr.ledger", time.monotonic() + 60
-    while not ledger.exists() and time.monotonic() < until and process.poll() is None:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    try:
-        out, err = process.communicate(timeout=60)
-    except subprocess.TimeoutExpired:  # as a person would: once more
+    ) as process:
+        ledger, until = tmp_path / "f.zarr.ledger", time.monotonic() + 60
+        while not ledger.exists() and time.monotonic() < until and process.poll() is None:
+            time.sleep(0.02)
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
+        try:
+            out, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 130
     assert out == ""
     assert "Traceback" not in err

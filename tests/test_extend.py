@@ -652,18 +652,36 @@ def test_a_file_in_the_place_of_the_store_is_refused(field, tmp_path, run_cli):
     assert (tmp_path / "f.zarr").read_text() == "mine"
 
 
-def test_a_channel_that_the_cube_has_not_is_refused(field, tmp_path, tree):
+def test_a_channel_that_the_cube_has_not_is_left_out_and_named(field, tmp_path, tree):
     one = copy_aors(field.images, tmp_path / "one", ("gr1", "gr2", "gr4"), skip="ch2")
     build(one, tmp_path / "f.zarr", types="ch1_aper2_original", **HOW)
     before = tree(tmp_path / "f.zarr")
-    # of an AOR that is there already, and of a new one
-    for names in (("gr1",), ("gr3",)):
-        copy_aors(field.images, one, names)
-        with pytest.raises((SettingsDiffer, UsageError), match="ch2"):
-            build(one, tmp_path / "f.zarr", **HOW)
-        for path in one.glob("*_ch2_*"):
-            path.unlink()
-        assert tree(tmp_path / "f.zarr") == before
+    copy_aors(field.images, one, ("gr1",))
+    report = build(one, tmp_path / "f.zarr", **HOW)
+    assert not report.changed
+    assert report.ok
+    assert ("ch2", "no type of channel ch2 is asked for") in [
+        (s.channel, s.reason) for s in report.skipped
+    ]
+    with pytest.raises(UsageError, match="type ch2_aper2_original cannot be added to .* ch1 alone"):
+        build(one, tmp_path / "f.zarr", types="ch2_aper2_original", **HOW)
+    assert tree(tmp_path / "f.zarr") == before
+    # of a new AOR only the channel goes in that the cube has
+    copy_aors(field.images, one, ("gr3",))
+    assert build(one, tmp_path / "f.zarr", **HOW).aors_measured == 1
+    assert Cube(tmp_path / "f.zarr").channels == ("ch1",)
+
+
+def test_one_channel_of_two_is_built_and_built_on(field, tmp_path):
+    types = ("ch1_aper2_original", "ch1_aper3_original")
+    report = build(field.first, tmp_path / "f.zarr", types=types[0], **HOW)
+    assert report.ok
+    assert "ch2" in {s.channel for s in report.skipped}
+    assert not build(field.first, tmp_path / "f.zarr", **HOW).changed
+    assert build(field.first, tmp_path / "f.zarr", types=types[1], **HOW).n_types == 2
+    cube = Cube(tmp_path / "f.zarr")
+    assert cube.types == types
+    assert np.isfinite(cube.block()[:, :, 0]).mean() > 0.9
 
 
 # ---------------------------------------------------------------- statistics
@@ -773,3 +791,97 @@ def test_a_disk_that_fails_is_not_taken_for_a_bad_mosaic(field, store, monkeypat
     monkeypatch.setattr(Ledger, "append", plain)
     assert build(field.images, store, **HOW).aors_measured == 2
     assert Cube(store).coordinate("aor_name").tolist() == [*FIRST, *NEW]
+
+
+# ---------------------------------------------------------------- what is remembered
+
+
+def blank(path):
+    """Leave a mosaic its header and no pixel, so that only reading it whole finds the fault."""
+    with fits.open(path) as hdus:
+        header, data = hdus[0].header, np.full_like(hdus[0].data, np.nan)
+    fits.writeto(path, data, header, overwrite=True)
+
+
+def test_bad_mosaics_are_remembered_over_many_appends(field, store):
+    images = copy_aors(field.images, store.with_name("images"), (*FIRST, "gr3"))
+    for channel in ("ch1", "ch2"):
+        blank(images / f"IDF_gr3_{channel}_sci.fits")
+    with pytest.raises(ImageMissing, match="not one mosaic can be used"):
+        build(images, store, **HOW)
+    # it is listed from now on, and stands in nobody's way
+    report = build(images, store, **HOW)
+    assert not report.changed
+    assert not report.ok
+    assert {(s.aor, s.channel) for s in report.skipped if s.is_fault} == {
+        ("gr3", "ch1"),
+        ("gr3", "ch2"),
+    }
+    copy_aors(field.images, images, ("gr7",))
+    blank(images / "IDF_gr7_ch2_sci.fits")
+    report = build(images, store, **HOW)
+    assert report.aors_measured == 1
+    report = build(images, store, **HOW)
+    assert not report.changed
+    assert {(s.aor, s.channel) for s in report.skipped if s.is_fault} == {
+        ("gr3", "ch1"),
+        ("gr3", "ch2"),
+        ("gr7", "ch2"),
+    }
+    report = build(images, store, types="ch1_aper3_original", **HOW)
+    assert report.n_types == 4
+    cube = Cube(store)
+    keeps(Cube(field.store), cube)
+    assert cube.coordinate("aor_name").tolist() == [*FIRST, "gr7"]
+    assert np.isfinite(cube.block()[:, 3, 0]).mean() > 0.95
+
+
+def test_an_aor_processed_again_in_another_folder_is_remembered_by_its_new_files(field, store):
+    """The old files still lie where they were; the ledger must speak of those that were read."""
+    images = copy_aors(field.images, store.with_name("again"), FIRST)
+    brighten(images / "IDF_gr4_ch1_sci.fits")
+    brighten(images / "IDF_gr4_ch2_sci.fits")
+    assert build(images, store, replace_aors=["gr4"], **HOW).changed
+    assert not build(images, store, **HOW).changed
+    with pytest.raises(SettingsDiffer, match=r"first/IDF_gr4_ch1_sci\.fits has another sha256"):
+        build(field.first, store, **HOW)
+
+
+def test_types_are_added_to_a_copied_store_without_its_ledger(field, tmp_path):
+    with_ledger = copy_store(field.store, tmp_path)
+    build(field.first, with_ledger, types="ch2_aper3_original", **HOW)
+    (tmp_path / "copy").mkdir()
+    store = copy_store(field.store, tmp_path / "copy", ledger=False)
+    part = copy_aors(field.images, tmp_path / "part", FIRST[1:])
+    with pytest.raises(ImageMissing, match=r"mosaic of AOR gr1 in ch1 .*\(2 missing\)"):
+        build(part, store, types="ch2_aper3_original", **HOW)
+    report = build(field.first, store, types="ch2_aper3_original", **HOW)
+    assert report.aors_measured == 6
+    assert bits(Cube(store).block()) == bits(Cube(with_ledger).block())
+    assert np.isfinite(Cube(store).block()[:, 3, 0]).mean() > 0.95
+
+
+def test_a_change_that_waits_is_named_where_nothing_is_asked(field, store):
+    stop_in(field.images, store, "assembling shards")
+    report = build(field.first, store, **HOW)
+    assert not report.changed
+    assert any("append of gr3, gr7 was begun and is not finished" in n for n in report.notes)
+    assert build(field.images, store, **HOW).n_aors == 8
+    assert build(field.first, store, **HOW).notes == ()
+
+
+def test_statistics_after_a_commit_that_was_not_tidied_up(field, store, monkeypatch):
+    """Right after the root's rename every other ``zarr.json`` still has the old lengths."""
+    from idfzarr.store import append
+
+    with monkeypatch.context() as patched:
+        patched.setattr(append, "roll_forward", lambda place: None)
+        build(field.images, store, **HOW)
+    assert json.loads((store / "lightcurves/zarr.json").read_bytes())["shape"][3] == 6
+    assert Cube(store).shape[3] == 8
+    update_variability(store)
+    cube = Cube(store)
+    assert cube.shape[3] == 8
+    assert zarr.open_group(store, mode="r")["variability"].attrs["n_aors"] == 8
+    keeps(Cube(field.store), cube)
+    others_see(cube)

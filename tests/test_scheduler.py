@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
 
 import pytest
 
-from idfzarr.build.scheduler import Task, run_tasks, worker_count
+from idfzarr.build.scheduler import Task, pool_of_workers, run_tasks, worker_count
 from idfzarr.errors import ImageMissing, StorageFull, UsageError
 
 
@@ -100,3 +106,87 @@ def test_a_cluster_runs_tasks_and_survives_a_dead_worker() -> None:
         dead = run_tasks("dying", tasks(die, count=1), scheduler=client)
         assert dead[0].kind == "worker_died"
         assert "KilledWorker" in (dead[0].reason or "")
+
+
+# ---------------------------------------------------------------- workers that outlive a step
+
+
+def own_process(_: int) -> int:
+    return os.getpid()
+
+
+def handler(_: int) -> object:
+    return signal.getsignal(signal.SIGINT)
+
+
+def test_processes_outlive_a_step_and_leave_ctrl_c_to_their_parent() -> None:
+    with pool_of_workers("processes", 1) as pool:
+        first, second = (
+            run_tasks("asking", [Task("pid", own_process, (0,))], scheduler=pool) for _ in range(2)
+        )
+        asked = run_tasks("asking", [Task("handler", handler, (0,))], scheduler=pool)
+    assert first[0].result == second[0].result != os.getpid()
+    assert asked[0].result == signal.SIG_IGN
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        pool.executor.submit(own_process, 0)
+
+
+def test_a_pool_has_as_many_threads_as_asked_for() -> None:
+    with pool_of_workers(None, 3) as pool:
+        assert (pool.kind, pool.workers) == ("threads", 3)
+        assert [o.result for o in run_tasks("doubling", tasks(count=2), scheduler=pool)] == [0, 2]
+    for other in ("synchronous", "tcp://nowhere:1"):
+        with pool_of_workers(other) as same:
+            assert same == other
+
+
+def test_what_is_under_way_has_ended_when_an_interrupt_comes_through() -> None:
+    at_work, begun, ended = threading.Event(), [], []
+
+    def slow(number: int) -> None:
+        begun.append(number)
+        at_work.set()
+        time.sleep(0.3)
+        ended.append(number)
+
+    def interrupt(number: int) -> None:
+        at_work.wait(20)
+        raise KeyboardInterrupt("stop here")
+
+    work = [Task("slow", slow, (0,)), Task("interrupt", interrupt, (1,))]
+    work += [Task("never", slow, (k,)) for k in range(2, 9)]
+    with pytest.raises(KeyboardInterrupt, match="stop here"):
+        run_tasks("stopping", work, scheduler="threads", workers=2)
+    assert sorted(ended) == sorted(begun)
+    assert ended
+    known = list(begun)
+    time.sleep(0.5)
+    assert begun == known
+
+
+INTERRUPTED = """
+import concurrent.futures.thread as threads
+import weakref
+from idfzarr.build.scheduler import Task, run_tasks
+
+class Moment(weakref.WeakKeyDictionary):
+    def __setitem__(self, thread, queue):
+        raise KeyboardInterrupt  # it runs, and the interpreter does not know of it yet
+
+threads._threads_queues = Moment()
+run_tasks("doubling", [Task("one", abs, (-1,))], scheduler="threads")
+"""
+
+
+def test_ctrl_c_while_a_thread_is_started_ends_the_process() -> None:
+    source = str(Path(sys.modules["idfzarr"].__file__).parents[1])
+    ended = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED],
+        env={**os.environ, "PYTHONPATH": source},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode in {130, -signal.SIGINT}
+    assert "KeyboardInterrupt" in ended.stderr

@@ -129,6 +129,7 @@ def plan_extension(
         Types and AORs at once: types are measured on the AORs that are there.
     """
     cube = open_published(place)
+    _refuse_other_channels(cube, types)
     writer = CubeWriter(place, schema=cube.schema, **cube.identity)
     state = writer.state()
     there = set(cube.schema.aor_names)
@@ -166,6 +167,17 @@ def plan_extension(
         replaced=tuple(replaced),
         new_types=new_types,
     )
+
+
+def _refuse_other_channels(cube: PublishedCube, types: Sequence[str]) -> None:
+    channels = cube.schema.channels
+    strange = [t for t in types if parse_measurement(t).channel not in channels]
+    if strange:
+        msg = (
+            f"type {strange[0]} cannot be added to {cube.place.url}, which was made from mosaics "
+            f"of {', '.join(channels)} alone; build a new store from all channels"
+        )
+        raise UsageError(msg)
 
 
 def _refuse_changed(
@@ -294,7 +306,7 @@ def mosaics_of_cube(cube: PublishedCube, state: LedgerState, survey: Survey) -> 
         One of them is not there: a new type needs every AOR.
     """
     there = {(m.aor, m.channel) for m in survey.mosaics}
-    wanted = [k for k in measured_quantities(state) if k[0] in set(cube.schema.aor_names)]
+    wanted = _mosaics_measured(cube, state)
     missing = [key for key in wanted if key not in there]
     if missing:
         msg = (
@@ -303,6 +315,20 @@ def mosaics_of_cube(cube: PublishedCube, state: LedgerState, survey: Survey) -> 
         )
         raise ImageMissing(msg)
     return survey.only(wanted)
+
+
+def _mosaics_measured(cube: PublishedCube, state: LedgerState) -> list[tuple[str, str]]:
+    """Return AOR and channel of every mosaic in a cube."""
+    told = measured_quantities(state)
+    known = {aor for aor, _ in told}
+    # A copied store has no ledger to ask: an AOR has a time in the channels it was observed in.
+    observed = np.isfinite(cube.coordinates["mjd"])
+    return [
+        (aor, channel)
+        for a, aor in enumerate(cube.schema.aor_names)
+        for c, channel in enumerate(cube.schema.channels)
+        if ((aor, channel) in told if aor in known else observed[a, c])
+    ]
 
 
 def in_order_of(cube: PublishedCube, registered: Sequence[Registered]) -> list[Registered]:

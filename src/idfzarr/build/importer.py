@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from idfzarr.build.alone import Alone
 from idfzarr.build.calibrate import calibrate as find_zeropoints
 from idfzarr.build.calibrate import refuse_failures, write_variability
 from idfzarr.build.catalogue_columns import FluxScale, parse_rules
@@ -34,7 +35,7 @@ from idfzarr.build.catalogue_tasks import (
 )
 from idfzarr.build.catalogues import DEFAULT_TABLES, catalogue_of, find_tables, read_catalogue
 from idfzarr.build.report import BuildReport, Skipped
-from idfzarr.build.scheduler import Task, run_tasks
+from idfzarr.build.scheduler import Task, pool_of_workers, run_tasks
 from idfzarr.errors import SettingsDiffer, UsageError, closest
 from idfzarr.imaging.aor_table import TABLE_NAMES, find_aor_table
 from idfzarr.imaging.fits_image import source_digest
@@ -160,7 +161,7 @@ def import_tables(
     Raises
     ------
     UsageError
-        There is nothing to import from, or an option cannot be.
+        There is nothing to import from, an option cannot be, or the store is being filled.
     AorTableError
         The AOR table cannot be used, or nothing tells when tables were taken.
     SettingsDiffer
@@ -204,15 +205,17 @@ def import_tables(
         ignore=ignore,
     )
     reference = None if objects is None else _reference(objects, reading)
-    run = _Run(scheduler, workers, progress)
-    digests = _digests(files, run)
     told = _settings(asked, reading, reference)
-    if _is_begun(store):
-        writer = CubeWriter.begin(store, settings=told)
-        _refuse_changed(writer, digests)
-        if writer.is_published:
-            return _already_imported(writer, files)
-    return _Import(store, told, asked, reading, run).run_all(files, digests, reference, where)
+    with Alone(place_of(store)) as alone, pool_of_workers(scheduler, workers) as pool:
+        run = _Run(pool, workers, progress)
+        digests = _digests(files, run)
+        if _is_begun(store):
+            writer = CubeWriter.begin(store, settings=told)
+            _refuse_changed(writer, digests)
+            if writer.is_published:
+                return _already_imported(writer, files)
+        steps = _Import(store, told, asked, reading, run, alone)
+        return steps.run_all(files, digests, reference, where)
 
 
 @dataclass(frozen=True)
@@ -414,6 +417,7 @@ class _Import:
     asked: _Asked
     reading: Reading
     run: _Run
+    alone: Alone
     clock: _Clock = field(default_factory=_Clock)
 
     def run_all(
@@ -468,7 +472,9 @@ class _Import:
             table["bjd_tdb"] = aors.bjd_tdb
         n_objects, n_types = len(survey.objects), len(survey.units)
         # Begun only now: tables that cannot be used, or a mistaken option, leave nothing behind.
-        return CubeWriter.begin(self.store, settings=self.settings).lay_out(
+        writer = CubeWriter.begin(self.store, settings=self.settings)
+        self.alone.claim()
+        return writer.lay_out(
             objects=_object_columns(survey.objects),
             types=_type_table(survey.units),
             aors=table,

@@ -10,12 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from idfzarr.build.alone import Alone
 from idfzarr.build.extend import (
     Extension,
     plan_extension,
     refuse_differences,
     stored_settings,
 )
+from idfzarr.build.scheduler import pool_of_workers
 from idfzarr.build.settings import Asked, Settings
 from idfzarr.build.steps import Clock, Run, Steps, remove_work
 from idfzarr.build.survey import Survey, survey_images
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from idfzarr.build.report import BuildReport
+    from idfzarr.store.place import Place
 
 
 __all__ = ["build"]
@@ -111,6 +114,8 @@ def build(
         The AOR table cannot be used.
     SettingsDiffer
         A store was begun there with other settings, or from other mosaics.
+    UsageError
+        An option cannot be, or another process is building that store.
     ForeignStore
         Something else is there.
     BuildFailed
@@ -122,7 +127,7 @@ def build(
     --------
     >>> report = build("images", "field.zarr")  # doctest: +SKIP
     """
-    clock, run = Clock(), Run(scheduler, workers, progress)
+    clock = Clock()
     with clock.step("survey"):
         survey = survey_images(
             images, pattern=pattern, kinds=kinds, channel=channel, aor_table=aor_table
@@ -130,20 +135,30 @@ def build(
     asked = Asked(types, sky, threshold, min_coverage, codec, precision, shard_objects)
     _refuse_file(store)
     place = place_of(store)
-    recover_exchange(place)
-    stored = stored_settings(place)
-    known = [] if stored is None else [m.channel for m in stored.measurements]
-    channels = tuple(dict.fromkeys([*known, *survey.channels]))
-    settings = asked.settings(channels, has_wcs=survey.has_wcs, stored=stored)
-    if stored is not None and place.size(ROOT_KEY) is not None:
-        refuse_differences(place, settings, stored)
+    with Alone(place) as alone, pool_of_workers(scheduler, workers) as pool:
+        run = Run(pool, workers, progress)
+        recover_exchange(place)
+        stored = stored_settings(place)
+        known = [] if stored is None else [m.channel for m in stored.measurements]
+        channels = tuple(dict.fromkeys([*known, *survey.channels]))
+        settings = asked.settings(channels, has_wcs=survey.has_wcs, stored=stored)
+        survey = survey.of_channels({m.channel for m in settings.measurements})
+        if place.size(ROOT_KEY) is None:
+            _refuse_replacing(place, replace_aors)
+            writer = CubeWriter.begin(place, settings=settings.to_dict())
+            alone.claim()
+            if not writer.is_published:  # by another build, that has ended by now
+                return Steps(writer, settings, run, clock).build(survey)
+            stored = stored_settings(place)
+        refuse_differences(place, settings, stored or settings)
         plan = plan_extension(place, survey, types=settings.types, replaced=replace_aors)
         return _extend(plan, survey, settings, run, clock)
-    if replace_aors:
+
+
+def _refuse_replacing(place: Place, names: Sequence[str]) -> None:
+    if names:
         msg = f"{place.url} is no finished cube: there is no AOR to replace in it; build it first"
         raise UsageError(msg)
-    writer = CubeWriter.begin(place, settings=settings.to_dict())
-    return Steps(writer, settings, run, clock).build(survey)
 
 
 def _refuse_file(store: str | Path) -> None:
@@ -170,7 +185,15 @@ def _extend(
         return steps.add_types(plan, survey)
     if plan.survey is not None:
         return steps.append(plan, plan.survey)
-    if update_under_way(writer.state(), cube.root) is None:
+    under_way = update_under_way(writer.state(), cube.root)
+    notes = []
+    if under_way is None:
         writer.remove_staging()
         remove_work(writer)
-    return steps.report(writer, survey, skipped=(*survey.skipped, *plan.skipped), changed=False)
+    else:
+        notes.append(
+            f"the {under_way} was begun and is not finished: run that build again, it goes on "
+            "where it stopped"
+        )
+    skipped = (*survey.skipped, *plan.skipped)
+    return steps.report(writer, survey, notes=notes, skipped=skipped, changed=False)

@@ -25,7 +25,16 @@ if TYPE_CHECKING:
 
     from idfzarr.imaging.mosaic import Mosaic
 
-__all__ = ["MosaicLayer", "PlacedMosaic", "Source", "place_mosaic", "read_placed", "work_place"]
+__all__ = [
+    "MosaicLayer",
+    "PlacedMosaic",
+    "Source",
+    "bring_onto_grid",
+    "place_mosaic",
+    "read_own_pixels",
+    "read_placed",
+    "work_place",
+]
 
 WORK_SUFFIX = ".work"
 """What the work folder is called after the store's."""
@@ -121,17 +130,65 @@ def place_mosaic(
     StorageFull
         There is no room to keep it.
     """
-    mosaic = read_mosaic(source.files)
-    if sky == "mesh":
-        background = mesh_background(mosaic.sci, mosaic.bad)
-        mosaic = replace(mosaic, sci=mosaic.sci - background)
-    placed, placement = place(mosaic, grid, stars=stars)
-    usable = _usable(placed)
+    usable, placement = bring_onto_grid(source.files, grid, sky=sky, stars=stars)
     if placement.how == "same-grid" and sky != "mesh" and not keep:
         return source, usable, placement
     kept = f"{source.files.aor}_{source.files.channel}.npy"
     work.write(kept, _packed(usable))
     return replace(source, kept=work.path(kept)), usable, placement
+
+
+def bring_onto_grid(
+    files: MosaicFiles, grid: Grid, *, sky: str, stars: StarField | None
+) -> tuple[PlacedMosaic, Placement]:
+    """Read a mosaic and bring it onto the grid; nothing is kept.
+
+    Parameters
+    ----------
+    files, grid, sky, stars
+        See `place_mosaic`.
+
+    Returns
+    -------
+    placed, placement
+        Its pixels, and how it was placed.
+
+    Raises
+    ------
+    ImageError
+        It cannot be read, or not be aligned.
+    """
+    placed, placement = place(_read(files, sky), grid, stars=stars)
+    return _usable(placed), placement
+
+
+def read_own_pixels(files: MosaicFiles, *, sky: str) -> PlacedMosaic:
+    """Read a mosaic whose own pixels are the grid's.
+
+    Parameters
+    ----------
+    files, sky
+        See `place_mosaic`.
+
+    Returns
+    -------
+    PlacedMosaic
+        What `place_mosaic` gives where it finds ``same-grid``.
+
+    Raises
+    ------
+    ImageError
+        It cannot be read.
+    """
+    return _usable(_read(files, sky))
+
+
+def _read(files: MosaicFiles, sky: str) -> Mosaic:
+    mosaic = read_mosaic(files)
+    if sky != "mesh":
+        return mosaic
+    background = mesh_background(mosaic.sci, mosaic.bad)
+    return replace(mosaic, sci=mosaic.sci - background)
 
 
 def read_placed(source: Source) -> PlacedMosaic:

@@ -8,6 +8,7 @@ from idfzarr.build.calibrate import write_variability
 from idfzarr.errors import UsageError
 from idfzarr.progress import Progress, silent
 from idfzarr.store.cube import Cube
+from idfzarr.store.published import open_published
 from idfzarr.store.root import read_root
 from idfzarr.store.update import update_under_way
 
@@ -44,7 +45,8 @@ def update_variability(
     BuildFailed
         A shard could not be read.
     """
-    cube = Cube(path, mode="r+")
+    # What a stopped writer left to do comes first: the arrays' own metadata may be behind the root.
+    cube = Cube(open_published(path).place, mode="r+")
     writer = cube.writer
     under_way = update_under_way(writer.state(), read_root(writer.place))
     if under_way is not None:

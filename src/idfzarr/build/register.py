@@ -243,6 +243,8 @@ def register_mosaics(
             results[key] = outcome.result
         else:
             gone.append(fault(*key, outcome.reason or ""))
+    if len(gone) == len(survey.mosaics):
+        _note(writer, survey.mosaics, gone)  # now: what follows is an error
     left = survey.without(gone) if gone else survey
     place_of = {name: k for k, name in enumerate(left.aors.name)}
     return left, [
@@ -285,20 +287,24 @@ def refuse_other_sources(
 
 def note_skipped(writer: CubeWriter, given: Survey, kept: Survey) -> None:
     """Tell the ledger which mosaics turned out not to be usable when they were read."""
-    reasons = {(s.aor, s.channel): s.reason for s in kept.skipped}
     left = {(m.aor, m.channel) for m in kept.mosaics}
-    skipped = [
+    gone = [m for m in given.mosaics if (m.aor, m.channel) not in left]
+    if gone:
+        _note(writer, gone, kept.skipped)
+
+
+def _note(writer: CubeWriter, gone: Sequence[MosaicFiles], skipped: Sequence[Skipped]) -> None:
+    reasons = {(s.aor, s.channel): s.reason for s in skipped}
+    told = [
         {
             "aor": m.aor,
             "channel": m.channel,
             "reason": reasons.get((m.aor, m.channel), ""),
             "files": [_stamped(path) for path in m.paths.values()],
         }
-        for m in given.mosaics
-        if (m.aor, m.channel) not in left
+        for m in gone
     ]
-    if skipped:
-        writer.ledger.append("note", skipped=skipped)
+    writer.ledger.append("note", skipped=told)
 
 
 def files_changed(files: MosaicFiles, told: Sequence[Mapping[str, Any]] | None) -> str | None:
@@ -337,9 +343,10 @@ def _stamped(path: Path) -> dict[str, Any]:
 
 def skipped_before(state: LedgerState) -> dict[tuple[str, str], Skipped]:
     """Return the mosaics that the build could not use, as long as their files have not changed."""
-    notes = [r.fields["skipped"] for r in state.of("note") if "skipped" in r.fields]
+    notes = [told for r in state.of("note") for told in r.fields.get("skipped", ())]
+    newest = {(told["aor"], told["channel"]): told for told in notes}
     return {
-        (told["aor"], told["channel"]): fault(told["aor"], told["channel"], told["reason"])
-        for told in (notes[-1] if notes else [])
+        key: fault(*key, told["reason"])
+        for key, told in newest.items()
         if all(_is_unchanged(file) for file in told["files"])
     }

@@ -9,23 +9,28 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import signal
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import dask
 from dask.callbacks import Callback
+from dask.multiprocessing import get_context, initialize_worker_process
 
 from idfzarr.errors import IdfzarrError, StorageFull, UsageError
 from idfzarr.progress import Progress, silent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
-__all__ = ["Outcome", "Task", "run_tasks", "worker_count"]
+__all__ = ["Outcome", "Task", "WorkerPool", "pool_of_workers", "run_tasks", "worker_count"]
 
 logger = logging.getLogger(__name__)
 
-_LOCAL = ("threads", "processes", "synchronous")
+_POOLED = ("threads", "processes")
+_LOCAL = (*_POOLED, "synchronous")
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,71 @@ def worker_count() -> int:
     return max(1, os.cpu_count() or 1)
 
 
+@dataclass(frozen=True)
+class WorkerPool:
+    """Threads or processes of this machine that run the tasks of more than one step.
+
+    Attributes
+    ----------
+    kind
+        ``threads`` or ``processes``.
+    executor
+        They themselves.
+    workers
+        How many there are.
+    """
+
+    kind: str
+    executor: Executor
+    workers: int
+
+
+@contextmanager
+def pool_of_workers(scheduler: Any, workers: int | None = None) -> Iterator[Any]:
+    """Yield what `run_tasks` takes for its scheduler, with workers that outlive a step.
+
+    Parameters
+    ----------
+    scheduler, workers
+        See `run_tasks`.
+
+    Yields
+    ------
+    WorkerPool or other
+        Threads or processes; any other scheduler as it was given.
+
+    Notes
+    -----
+    At the end, whatever ended it, tasks not begun are dropped and those under way waited for: what
+    writes into a store has stopped when this returns. Dask's own pools would be left to the
+    interpreter's exit, which waits for ever for a thread that was being started when Ctrl-C came.
+    """
+    kind = "threads" if scheduler is None else scheduler
+    if isinstance(kind, WorkerPool) or kind not in _POOLED:
+        yield scheduler
+        return
+    number = workers or worker_count()
+    executor: Executor
+    if kind == "threads":
+        executor = ThreadPoolExecutor(number, thread_name_prefix="idfzarr-task")
+    else:
+        # Without a fixed seed, names that Dask hashes would differ between processes.
+        os.environ.setdefault("PYTHONHASHSEED", "6640")
+        executor = ProcessPoolExecutor(
+            number, mp_context=get_context(), initializer=_begin_worker_process
+        )
+    try:
+        yield WorkerPool(kind, executor, number)
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _begin_worker_process() -> None:
+    initialize_worker_process()
+    # Ctrl-C reaches every process of a terminal; ours alone decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def run_tasks(
     label: str,
     tasks: Sequence[Task],
@@ -77,7 +147,8 @@ def run_tasks(
         The tasks; no two may write the same file.
     scheduler
         None or ``"threads"``, ``"processes"``, ``"synchronous"``, the address of a
-        dask.distributed scheduler (``tcp://host:8786``), or a ``distributed.Client``.
+        dask.distributed scheduler (``tcp://host:8786``), a ``distributed.Client``, or what
+        `pool_of_workers` yields.
     workers
         How many at once on this machine; as many as there are processors unless given.
     progress
@@ -99,8 +170,9 @@ def run_tasks(
     if not tasks:
         return []
     progress(label, 0, len(tasks))
-    if scheduler is None or scheduler in _LOCAL:
-        outcomes = _run_local(label, tasks, scheduler or "threads", workers, progress)
+    if isinstance(scheduler, WorkerPool) or scheduler is None or scheduler in _LOCAL:
+        with pool_of_workers(scheduler, workers) as pool:
+            outcomes = _run_local(label, tasks, pool, progress)
     else:
         outcomes = _run_cluster(label, tasks, scheduler, progress)
     for outcome in outcomes:
@@ -133,16 +205,15 @@ def _count(label: str, total: int, progress: Progress) -> Callback:
 
 
 def _run_local(
-    label: str, tasks: Sequence[Task], scheduler: str, workers: int | None, progress: Progress
+    label: str, tasks: Sequence[Task], pool: WorkerPool | str, progress: Progress
 ) -> list[Outcome]:
     delayed = [dask.delayed(_attempt, pure=False)(_Opaque(task)) for task in tasks]
+    how: dict[str, Any] = {"scheduler": pool}
+    if isinstance(pool, WorkerPool):
+        # One task at a time to a worker: they are long, and few.
+        how = {"scheduler": pool.kind, "pool": pool.executor, "chunksize": 1}
     with _count(label, len(tasks), progress):
-        results = dask.compute(
-            *delayed,
-            scheduler=scheduler,
-            num_workers=workers or worker_count(),
-            optimize_graph=False,
-        )
+        results = dask.compute(*delayed, optimize_graph=False, **how)
     return list(results)
 
 

@@ -34,7 +34,7 @@ from idfzarr.imaging.mosaic import (
 from idfzarr.imaging.register import Grid, StarField, choose_grid, find_stars
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from idfzarr.progress import Progress
 
@@ -109,6 +109,18 @@ class Survey:
             headers=tuple(self.headers[k] for k in kept),
             aors=_aors_of(self.aors, [self.mosaics[k] for k in kept]),
         )
+
+    def of_channels(self, wanted: Collection[str]) -> Survey:
+        """Return the survey without the channels of which nothing was asked for, and say so."""
+        left = [channel for channel in self.channels if channel not in wanted]
+        if not left or len(left) == len(self.channels):
+            return self
+        kept = self.only([(m.aor, m.channel) for m in self.mosaics if m.channel in wanted])
+        told = [
+            Skipped("every AOR", c, f"no type of channel {c} is asked for", is_fault=False)
+            for c in left
+        ]
+        return replace(kept, skipped=(*self.skipped, *told))
 
     def without(self, gone: Sequence[Skipped]) -> Survey:
         """Return the survey without the mosaics that turned out not to be usable."""
