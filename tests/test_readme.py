@@ -21,6 +21,7 @@ import pytest
 import typer.main
 import xarray as xr
 
+from idfzarr.care.finding import KINDS, LEVELS
 from idfzarr.cli import app
 from idfzarr.flags import FLAGS
 from idfzarr.measurement import APERTURE_RADII, default_measurements
@@ -156,6 +157,10 @@ def test_python_examples_run(field_folder, monkeypatch, capsys):
     assert names["one_type"].dims == ("object", "aor")
     assert names["lc"].flux.size == names["ds"].sizes["aor"]
     assert 0 < names["clean"].flux.size <= names["lc"].flux.size
+    assert names["found"].ok
+    assert names["table"].sizes["finding"] == len(names["found"].findings)
+    assert names["worst"] == []
+    assert names["mended"].outcomes == ()
     assert names["flux"].shape == names["one_type"].shape
     assert "aor" in capsys.readouterr().out
 
@@ -164,6 +169,17 @@ def test_flags_are_those_of_the_registry():
     rows = table("Types and flags", "bit")
     registry = [[str(f.bit), f"`{f.name}`", "yes" if f.bad else "no", f.meaning] for f in FLAGS]
     assert rows == registry
+
+
+def test_faults_are_those_of_the_registry():
+    rows = table("Inventory and repair", "fault")
+    registry = [
+        [str(k.fault or "–"), f"`{k.name}`", k.severity, k.level, k.meaning, k.remedy]
+        for k in KINDS.values()
+    ]
+    assert rows == registry
+    assert {int(row[0]) for row in rows if row[0] != "–"} == set(range(1, 19))
+    assert [row[0] for row in table("Inventory and repair", "level")] == [f"`{n}`" for n in LEVELS]
 
 
 def test_types_are_those_of_the_registry():

@@ -9,6 +9,8 @@
     cube = idfzarr.Cube("field.zarr")                # the fast path
     lc = cube.lightcurve(12345, "ch1_auto_original")
     idfzarr.rank_store("field.zarr", top=10)         # the most variable objects
+    found = idfzarr.inventory("field.zarr")          # what is wrong with it, and where
+    idfzarr.plan_repair(found).apply()               # mended
 
 A name is imported when it is first used, so that ``import idfzarr`` stays quick.
 """
@@ -24,6 +26,10 @@ if TYPE_CHECKING:
     from idfzarr.build.importer import import_tables
     from idfzarr.build.pipeline import build
     from idfzarr.build.report import BuildReport
+    from idfzarr.care.finding import Finding
+    from idfzarr.care.inventory import Inventory, inventory
+    from idfzarr.care.repair import plan_repair
+    from idfzarr.care.repair_plan import RepairPlan
     from idfzarr.errors import IdfzarrError
     from idfzarr.flags import FLAGS, flag_names
     from idfzarr.imaging.photometry import forced_photometry
@@ -37,17 +43,22 @@ __all__ = [
     "FLAGS",
     "BuildReport",
     "Cube",
+    "Finding",
     "IdfzarrError",
+    "Inventory",
     "Lightcurve",
     "Measurement",
     "Ranking",
+    "RepairPlan",
     "Summary",
     "build",
     "create",
     "flag_names",
     "forced_photometry",
     "import_tables",
+    "inventory",
     "open",
+    "plan_repair",
     "rank_store",
     "simulate",
     "summarise",
@@ -57,17 +68,22 @@ _HOMES = {
     "FLAGS": "idfzarr.flags",
     "BuildReport": "idfzarr.build.report",
     "Cube": "idfzarr.store.cube",
+    "Finding": "idfzarr.care.finding",
     "IdfzarrError": "idfzarr.errors",
+    "Inventory": "idfzarr.care.inventory",
     "Lightcurve": "idfzarr.lightcurve",
     "Measurement": "idfzarr.measurement",
     "Ranking": "idfzarr.analysis.ranking",
+    "RepairPlan": "idfzarr.care.repair_plan",
     "Summary": "idfzarr.store.summary",
     "build": "idfzarr.build:",  # the room itself, which can be called
     "create": "idfzarr.store.cube",
     "flag_names": "idfzarr.flags",
     "forced_photometry": "idfzarr.imaging.photometry",
     "import_tables": "idfzarr.build.importer",
+    "inventory": "idfzarr.care.inventory",
     "open": "idfzarr.analysis.backend:open_store",
+    "plan_repair": "idfzarr.care.repair",
     "rank_store": "idfzarr.analysis.ranking",
     "simulate": "idfzarr.imaging.simulate",
     "summarise": "idfzarr.store.summary",

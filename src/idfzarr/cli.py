@@ -6,18 +6,14 @@ import json
 import logging
 import os
 import sys
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from idfzarr.cli_care import inventory, repair
+from idfzarr.cli_options import AsJson, Quiet, Store, Workers, bars
 from idfzarr.errors import IdfzarrError, UsageError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from idfzarr.progress import Progress
 
 __all__ = ["app", "main"]
 
@@ -32,18 +28,9 @@ app = typer.Typer(
 
 INTERRUPTED = 130
 
-Store = Annotated[
-    Path, typer.Argument(help="The store, for example field.zarr.", show_default=False)
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
-
 Scheduler = Annotated[
     str | None,
     typer.Option(help="threads, processes, synchronous, or a Dask address (tcp://host:8786)."),
-]
-Workers = Annotated[
-    int | None, typer.Option(help="Tasks at once; the processors there are.", min=1)
 ]
 Codec = Annotated[str | None, typer.Option(help="lz4 (the default), zstd or none.")]
 Precision = Annotated[
@@ -70,35 +57,6 @@ def _root(
     logging.basicConfig(level=level, format="%(name)s: %(message)s", stream=sys.stderr)
 
 
-@contextmanager
-def _bars(*, quiet: bool) -> Iterator[Progress]:
-    """Draw a bar on stderr for every label that reports itself."""
-    from idfzarr.progress import silent
-
-    if quiet:
-        yield silent
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-    from rich.progress import Progress as Bars
-
-    columns = (
-        TextColumn("{task.description:<28}"),
-        BarColumn(bar_width=32),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Bars(*columns, console=Console(stderr=True)) as bars:
-        known: dict[str, Any] = {}
-
-        def progress(label: str, done: int, total: int) -> None:
-            if label not in known:
-                known[label] = bars.add_task(label, total=total)
-            bars.update(known[label], completed=done, total=total)
-
-        yield progress
-
-
 @app.command()
 def simulate(
     folder: Annotated[Path, typer.Argument(help="Where the mosaics go.", show_default=False)],
@@ -121,7 +79,7 @@ def simulate(
     """Simulate a field with known answers, as FITS mosaics, an AOR table and the truth."""
     from idfzarr.imaging.simulate import simulate as make
 
-    with _bars(quiet=quiet) as progress:
+    with bars(quiet=quiet) as progress:
         simulation = make(
             folder,
             aors=aors,
@@ -190,7 +148,7 @@ def build(  # one parameter an option
     """
     from idfzarr.build.pipeline import build as run
 
-    with _bars(quiet=quiet or as_json) as progress:
+    with bars(quiet=quiet or as_json) as progress:
         report = run(
             images,
             store,
@@ -278,7 +236,7 @@ def import_(  # one parameter an option
         "precision": bool(precision),
         "shard_objects": shard_objects or 128,
     }
-    with _bars(quiet=quiet or as_json) as progress:
+    with bars(quiet=quiet or as_json) as progress:
         report = import_tables(
             tables, store, **options, scheduler=scheduler, workers=workers, progress=progress
         )
@@ -321,7 +279,7 @@ def stats(
     if update:
         from idfzarr.build.refresh import update_variability
 
-        with _bars(quiet=quiet or as_json) as progress:
+        with bars(quiet=quiet or as_json) as progress:
             update_variability(store, progress=progress)
 
     table = rank_store(
@@ -348,7 +306,7 @@ def demo(
     """Run the main job on a simulated field: simulate, build, find the variables, draw them."""
     from idfzarr.build.demo import demonstrate
 
-    with _bars(quiet=quiet) as progress:
+    with bars(quiet=quiet) as progress:
         demonstration = demonstrate(
             folder,
             aors=aors,
@@ -360,6 +318,10 @@ def demo(
         )
     typer.echo(demonstration.to_text())
     raise typer.Exit(0 if demonstration.ok else 1)
+
+
+app.command()(inventory)
+app.command()(repair)
 
 
 def _measured_psfs() -> Path | None:

@@ -1,0 +1,203 @@
+"""The one door from care to the build: lightcurves measured again from the mosaics."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from idfzarr.errors import IdfzarrError
+from idfzarr.progress import silent
+from idfzarr.store.arrays import read_array
+from idfzarr.store.schema import CATALOGUE, SUPERSTACK
+from idfzarr.store.tables import type_table
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from numpy.typing import NDArray
+
+    from idfzarr.care.known_store import KnownStore
+    from idfzarr.progress import Progress
+    from idfzarr.store.place import Place
+
+__all__ = [
+    "Measured",
+    "Sources",
+    "find_sources",
+    "measured_again",
+    "rebuild",
+    "recompute_statistics",
+]
+
+_OF_APERTURES = frozenset(["x", "y", "kron_a", "kron_b", "theta"])
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Whether lightcurves can be measured again.
+
+    Attributes
+    ----------
+    blocked
+        Why none can; empty where some can.
+    gone
+        A sentence for every source without which it would have to be done.
+    """
+
+    blocked: str = ""
+    gone: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """Lightcurves that were measured again.
+
+    Attributes
+    ----------
+    values
+        (value, AOR) by number of the shard, row in it and place of the type.
+    lost
+        A sentence for every source without which it had to be done.
+    """
+
+    values: Mapping[tuple[int, int, int], NDArray[np.float32]]
+    lost: tuple[str, ...] = ()
+
+
+def find_sources(
+    known: KnownStore, images: str | None, *, damaged: Collection[str] = ()
+) -> Sources:
+    """Find out whether lightcurves can be measured again.
+
+    Parameters
+    ----------
+    known
+        The store.
+    images
+        Folder with the mosaics, if another than that which the ledger names.
+    damaged
+        Paths of arrays that are damaged and cannot be had back.
+    """
+    from idfzarr.build import source_files
+    from idfzarr.build.provenance import read_history
+
+    if known.root is None or known.schema is None:
+        return Sources("the root of the store is lost")
+    field = sorted(path for path in (*damaged, *_lost_before(known)) if _is_of_field(path))
+    if field:
+        return Sources(f"{field[0]}, which they are measured with, is damaged itself")
+    try:
+        history = read_history(known.state, known.root, known.schema)
+        folder = None if images is None else source_files.ImageFolder(images)
+        found = source_files.find_sources(history.measured, folder, progress=silent)
+    except IdfzarrError as error:
+        return Sources(str(error))
+    gone = [one.reason for one in found if isinstance(one, source_files.NotFound)]
+    gone += [f"the ledger names no source of AOR {name}" for name in history.unknown]
+    if not history.measured or len(gone) >= len(found) + len(history.unknown):
+        told = gone[0] if gone else "the ledger names no mosaics that the store was made from"
+        return Sources(told, tuple(gone))
+    return Sources("", tuple(gone))
+
+
+def _lost_before(known: KnownStore) -> list[str]:
+    """Return the arrays that an earlier repair could not mend."""
+    return [str(r.fields["lost"]) for r in known.state.of("note") if "lost" in r.fields]
+
+
+def _is_of_field(path: str) -> bool:
+    """Say whether apertures are frozen from an array, so that they need it whole."""
+    group, _, name = path.partition("/")
+    return path.startswith(f"{SUPERSTACK}/") or (group == CATALOGUE and name in _OF_APERTURES)
+
+
+def rebuild(
+    place: Place,
+    wanted: Mapping[int, Collection[tuple[int, int]]],
+    *,
+    images: str | None,
+    progress: Progress,
+) -> Measured:
+    """Measure lightcurves again; nothing is written.
+
+    Parameters
+    ----------
+    place
+        The store.
+    wanted
+        Row in the shard and place of the type of each, by number of the shard.
+    images
+        Folder with the mosaics, if another than that which the ledger names.
+    progress
+        Told of mosaics measured.
+    """
+    from idfzarr.build.rebuild import rebuild_lightcurves
+
+    found = rebuild_lightcurves(place, wanted, images=images, partial=True, progress=progress)
+    values = {
+        (shard, row, column): one
+        for shard in found.shards
+        for (row, column), one in found.chunks(shard).items()
+    }
+    return Measured(values, tuple(one.reason for one in found.lost))
+
+
+def recompute_statistics(place: Place, *, progress: Progress) -> None:
+    """Compute the statistics of all lightcurves anew."""
+    from idfzarr.build.refresh import update_variability
+
+    update_variability(place, progress=progress)
+
+
+_MEASURED = ("dx", "dy", "offset_rms", "sky", "sky_rms", "n_hits")
+
+
+def measured_again(known: KnownStore, path: str) -> NDArray[Any] | None:
+    """Return what the ledger notes of every mosaic as it was measured, as an array of the cube.
+
+    Parameters
+    ----------
+    known
+        The store.
+    path
+        ``noise_scale`` (type, AOR), or a quantity (AOR, channel): ``dx``, ``dy``, ``sky``, ...
+
+    Returns
+    -------
+    ndarray or None
+        None where the ledger does not note it of every AOR.
+    """
+    from idfzarr.build.calibrate import measured_quantities, noise_scales
+
+    schema, root = known.schema, known.root
+    if schema is None or root is None or path not in {*_MEASURED, "noise_scale"}:
+        return None
+    told = measured_quantities(known.state)
+    if not set(schema.aor_names) <= {aor for aor, _ in told}:
+        return None
+    if path == "noise_scale":
+        return noise_scales(schema, told)
+    channels = _channels(known)
+    if channels is None:
+        return None
+    values = np.full((len(schema.aor_names), len(channels)), np.nan)
+    for a, aor in enumerate(schema.aor_names):
+        for c, channel in enumerate(channels):
+            value = told.get((aor, channel), {}).get(path)
+            if value is not None:
+                values[a, c] = value
+    return values
+
+
+def _channels(known: KnownStore) -> list[str] | None:
+    """Return the names of the channels in order."""
+    if known.root is None or known.schema is None:
+        return None
+    try:
+        return list(read_array(known.reading, "channel", known.root.metadata["channel"]))
+    except (IdfzarrError, OSError):
+        columns = type_table(known.schema.types).columns
+        names = list(dict.fromkeys(columns["type_channel"].tolist()))
+        return names if len(names) == known.root.metadata["channel"]["shape"][0] else None
