@@ -1,0 +1,277 @@
+"""What an inventory never does: cry wolf, change anything, or miss a flipped bit."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import random
+import shutil
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import zarr_bytes as zb
+from fault_bases import shared_bases
+from fault_injector import Target, all_variants
+from healthy_stores import healthy_stores
+from hypothesis import HealthCheck, given, settings
+
+from idfzarr.care.cleaning import plan_cleaning
+from idfzarr.care.inventory import inventory
+from idfzarr.care.quarantine import restore
+from idfzarr.care.repair import plan_repair
+from idfzarr.errors import UsageError
+
+LEVELS = ("listing", "structure", "scrub", "full")
+
+
+@pytest.fixture(scope="session")
+def fault_bases(tmp_path_factory):
+    return shared_bases(tmp_path_factory)
+
+
+@pytest.fixture(autouse=True)
+def no_fsync(monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
+
+
+# ------------------------------------------------------------------ no false alarms
+
+
+def looked_at(recipe, seen):
+    """Make a healthy store and look at it at every level; nothing may be wrong or change."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        store = recipe.make(folder)
+        before = zb.tree_of(folder)
+        for level in LEVELS:
+            found = inventory(store, level=level)
+            said = [f"{f.kind}, {f.severity}, {f.where}: {f.message}" for f in found.findings]
+            assert found.ok, (level, recipe, said)
+            assert found.exit_code == 0, (level, recipe, said)
+            assert found.level == level
+            seen.update(f.kind for f in found.findings)
+        assert zb.tree_of(folder) == before
+        seen[type(recipe).__name__ + getattr(recipe, "state", "")] += 1
+
+
+def no_false_alarm(examples):
+    seen = Counter()
+
+    @settings(
+        max_examples=examples,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(healthy_stores())
+    def look(recipe):
+        if getattr(recipe, "state", "") != "begun":
+            looked_at(recipe, seen)
+
+    look()
+    sys.stdout.write(f"{dict(seen)}\n")
+    return seen
+
+
+def test_healthy_stores_raise_no_alarm():
+    assert no_false_alarm(15).total() > 10
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_two_hundred_healthy_stores_raise_no_alarm():
+    seen = no_false_alarm(230)
+    kinds = [name for name in seen if name.startswith("CubeRecipe")]
+    assert len(kinds) > 12
+    assert seen["PlainRecipe"] > 20
+
+
+def test_stores_that_were_stopped_are_no_fault(fault_bases):
+    """A build that was killed is gone on with by running it again."""
+    for base in fault_bases.of("begun"):
+        for level in LEVELS:
+            found = inventory(base / "f.zarr", level=level)
+            assert found.ok, [str(f) for f in found.findings]
+
+
+def test_a_file_that_is_being_written_is_no_fault(fault_bases, tmp_path):
+    """Its writer holds a lock on it; what another program writes is left alone while young."""
+    store = fault_bases.copy(fault_bases.of("built")[0], tmp_path)
+    folder = store / "lightcurves/c/0/0/0"
+    ours, others = folder / "0.ab12.idfzarr.partial", folder / "0.cd34.partial"
+    ours.write_bytes(b"half")
+    then = ours.stat().st_mtime - 1e6
+    os.utime(ours, (then, then))
+    with ours.open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        others.write_bytes(b"half")
+        found = inventory(store)
+        assert found.ok, [str(f) for f in found.findings]
+        plan = plan_cleaning(found, temporary=True, corrupt=True, incomplete=True)
+        assert not any(action.key.endswith(".partial") for action in plan.actions)
+    found = {f.where.key for f in inventory(store, grace=0).findings if f.kind == "partial_file"}
+    assert found == {p.relative_to(store).as_posix() for p in (ours, others)}
+
+
+def test_a_store_that_is_reached_by_a_link_is_healthy(fault_bases, tmp_path):
+    """The link in the store's own path is the user's choice; those within are not followed."""
+    (tmp_path / "link.zarr").symlink_to(fault_bases.of("built")[0] / "f.zarr")
+    found = inventory(tmp_path / "link.zarr", level="full")
+    assert found.ok, [str(f) for f in found.findings]
+    assert found.n_files > 100
+
+
+def test_findings_do_not_depend_on_the_number_of_workers(fault_bases, tmp_path):
+    store = fault_bases.copy(fault_bases.of("built")[0], tmp_path)
+    target = Target(store, fault_bases.images)
+    names = {"bit of the payload", "file that belongs to no array", "chunk of a plain array removed"}
+    for variant in all_variants():
+        if variant.name in names:
+            variant(target, 4)
+    found = [inventory(store, level="full", workers=n) for n in (1, 2, 5)]
+    assert len(found[0].findings) >= 3
+    assert found[0].findings == found[1].findings == found[2].findings
+    assert list(found[0].findings) == sorted(found[0].findings, key=lambda f: f.sort_key())
+
+
+# ------------------------------------------------------------------ nothing changes
+
+
+def damaged(bases, folder, names, seed=3):
+    store = bases.copy(bases.of("built")[0], folder)
+    target = Target(store, bases.images)
+    by_name = {variant.name: variant for variant in all_variants()}
+    return store, [by_name[name](target, seed) for name in names]
+
+
+MANY = (
+    "partial file beside a shard",
+    "staging of a build that is over",
+    "bit of the payload",
+    "chunk of a plain array outside the grid",
+    "file that belongs to no array",
+    "array's own metadata changed",
+)
+
+
+def test_looking_and_planning_change_nothing(fault_bases, tmp_path):
+    damaged(fault_bases, tmp_path, MANY)
+    store = tmp_path / "f.zarr"
+    before = zb.tree_of(tmp_path)
+    for level in LEVELS:
+        found = inventory(store, level=level)
+        assert found.findings
+        plan_repair(found)
+        with pytest.raises(UsageError, match="a cleaning of nothing was asked for"):
+            plan_cleaning(found)
+        for options in (
+            {"temporary": True},
+            {"corrupt": True},
+            {"incomplete": True},
+            {"temporary": True, "corrupt": True, "incomplete": True},
+        ):
+            plan = plan_cleaning(found, **options)
+            assert plan.actions or "temporary" not in options
+            json.dumps(plan.to_dict())
+        assert zb.tree_of(tmp_path) == before
+
+
+def test_what_cleaning_takes_can_be_put_back(fault_bases, tmp_path):
+    store, _ = damaged(fault_bases, tmp_path, MANY)
+    before = contents(store)
+    found = inventory(store, level="full")
+    plan = plan_cleaning(found, temporary=True, corrupt=True, incomplete=True)
+    assert len(plan.actions) >= 3
+    plan.apply()
+    cleaned = contents(store)
+    assert cleaned != before
+    assert cleaned.keys() < before.keys()
+    assert sum(f.kind == "partial_file" for f in inventory(store).findings) == 0
+    restore(store)
+    assert contents(store) == before
+
+
+def contents(folder):
+    """Return modes and bytes of everything below a folder; folders do not count."""
+    return {
+        k: (mode, held) for k, (mode, _, held) in zb.tree_of(folder).items() if held is not None
+    }
+
+
+def test_cleaning_one_thing_leaves_the_others(fault_bases, tmp_path):
+    store, _ = damaged(fault_bases, tmp_path, MANY)
+    before = contents(store)
+    found = inventory(store, level="full")
+    plan_cleaning(found, temporary=True).apply()
+    gone = before.keys() - contents(store).keys()
+    assert gone
+    assert all(name.endswith(".partial") or name.startswith("staging/") for name in gone)
+    after = contents(store)
+    assert all(after[name] == before[name] for name in after)
+
+
+# ------------------------------------------------------------------ flipped bits
+
+
+def flips(bases, folder, count):
+    """Flip one bit after another anywhere in a store: scrub names the file, whichever it is."""
+    missed, tally = [], Counter()
+    for number, base in enumerate(bases.of("built")):
+        place = folder / f"{number}"
+        shutil.copytree(base, place)
+        store = place / "f.zarr"
+        rng = random.Random(number)
+        shards = sorted((store / "lightcurves/c").rglob("0/0/0"))
+        shards = [p for p in shards if p.is_file()]
+        plain = [p for p in sorted(store.rglob("*")) if p.is_file() and p not in shards]
+        documents = [p for p in plain if p.name == "zarr.json"]
+        chunks = [p for p in plain if p.name != "zarr.json"]
+        for trial in range(count // 2):
+            path = rng.choice([shards, shards, shards, chunks, documents][trial % 5])
+            at, bit = rng.randrange(path.stat().st_size), rng.randrange(8)
+            data = path.read_bytes()
+            zb.flip(path, at, bit)
+            key = path.relative_to(store).as_posix()
+            if path.name == "zarr.json" and means_the_same(data, path.read_bytes()):
+                tally["no effect"] += 1
+            else:
+                found = inventory(store, level="scrub")
+                named = {f.where.key for f in found.findings if f.severity != "note"}
+                named |= {f"{f.where.array}/zarr.json" for f in found.findings if not f.where.key}
+                if key not in named:
+                    missed.append((base.name, key, at, bit, sorted(named)))
+                tally[
+                    path.name if path in documents else "chunk" if path in chunks else "shard"
+                ] += 1
+            path.write_bytes(data)
+        found = inventory(store, level="scrub")
+        assert found.ok, [str(f) for f in found.findings]
+    return missed, tally
+
+
+def means_the_same(one, other):
+    """Say whether a flip hit white space, or what of the root is the user's own."""
+    try:
+        a, b = json.loads(one), json.loads(other)
+        if "consolidated_metadata" not in a:
+            return a == b
+        crc = "metadata_crc32c"
+        told = [d["attributes"]["idfzarr"][crc] for d in (a, b)]
+        return zb.relied_upon(a) == zb.relied_upon(b) and told[0] == told[1]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
+@pytest.mark.parametrize("count", [300, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.timeout(3600)
+def test_scrub_finds_every_flipped_bit(fault_bases, tmp_path, count):
+    missed, tally = flips(fault_bases, tmp_path, count)
+    sys.stdout.write(f"{count} flips: {dict(tally)}, {len(missed)} missed\n")
+    assert tally.total() == count
+    assert tally["shard"] > count / 2
+    assert tally["no effect"] < count / 10
+    assert not missed, missed[:10]
