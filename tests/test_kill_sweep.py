@@ -232,7 +232,7 @@ def kill_and_go_on(server, action, folder, *, how=None, **when):
 
 @pytest.mark.parametrize(
     ("name", "share"),
-    [("build", 0.55), ("append", 0.5), ("overflow", 0.35), ("types", 0.6), ("replace", 0.7)],
+    [("build", 0.55), ("append", 0.5), ("overflow", 0.35), ("types", 0.6), ("replace", 0.4)],
 )
 def test_a_run_killed_at_a_rename_goes_on_to_the_same_bytes(server, actions, tmp_path, name, share):
     action = actions[name]

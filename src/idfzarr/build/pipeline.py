@@ -142,7 +142,7 @@ def build(
         known = [] if stored is None else [m.channel for m in stored.measurements]
         channels = tuple(dict.fromkeys([*known, *survey.channels]))
         settings = asked.settings(channels, has_wcs=survey.has_wcs, stored=stored)
-        survey = survey.of_channels({m.channel for m in settings.measurements})
+        survey = survey.of_channels({*known, *(m.channel for m in settings.measurements)})
         if place.size(ROOT_KEY) is None:
             _refuse_replacing(place, replace_aors)
             writer = CubeWriter.begin(place, settings=settings.to_dict())
