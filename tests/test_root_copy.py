@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from idfzarr.build.refresh import update_variability
+from idfzarr.care.inventory import inventory
 from idfzarr.errors import MetadataCorrupt
 from idfzarr.store.append import begin_append
 from idfzarr.store.cube import Cube, create
@@ -121,3 +122,16 @@ def test_metadata_that_a_writer_wrote_is_taken_over_also_by_another(store):
     root = read_root(LocalPlace(str(store)))
     assert root.is_array("mine/score")
     assert root.metadata["ra"]["attributes"]["comment"] == "moved"
+
+
+def test_an_attribute_that_zarr_python_writes_into_the_root_does_no_harm(store):
+    """It writes the root anew, with consolidated metadata of every group below besides."""
+    import zarr
+
+    before = read_root(LocalPlace(str(store)))
+    zarr.open_group(store, mode="r+").attrs["note"] = "mine"
+    after = read_root(LocalPlace(str(store)))
+    assert after.attributes["note"] == "mine"
+    assert after.metadata == before.metadata
+    assert "catalogue" in after.metadata
+    assert inventory(store, level="full").findings == ()

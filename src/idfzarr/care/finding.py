@@ -245,7 +245,9 @@ class Where:
     beside: str = ""
 
     def __str__(self) -> str:
-        parts = [f"{self.beside}:{self.key}" if self.beside else self.key or self.array or "/"]
+        place = f"{self.beside}:{self.key}" if self.beside else self.key or self.array or "/"
+        # Names of files are anybody's; what a terminal would obey is spelled out.
+        parts = ["".join(c if c.isprintable() else repr(c)[1:-1] for c in place)]
         if self.object is not None:
             parts.append(f"object {self.object}")
         if self.type:

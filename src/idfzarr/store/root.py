@@ -114,13 +114,22 @@ def settings_digest(settings: Mapping[str, Any]) -> str:
 def _relied_upon(document: Mapping[str, Any]) -> bytes:
     """Return what the crc32c of a root covers, in one spelling.
 
-    Attributes that a user adds to the root are left out: they are the user's.
+    Attributes that a user adds to the root are left out: they are the user's. So is what
+    zarr-python adds when it writes them: consolidated metadata of the groups below.
     """
     attributes = document["attributes"]
     ours = {k: v for k, v in attributes[ROOT_ATTRIBUTE].items() if k != _CRC}
-    metadata = document["consolidated_metadata"]["metadata"]
+    metadata = _nodes(document)
     covered = [ours, attributes.get("coordinates"), metadata]
     return json.dumps(covered, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _nodes(document: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the metadata of every array and group, each without what stands below it."""
+    return {
+        path: {k: v for k, v in node.items() if k != "consolidated_metadata"}
+        for path, node in document["consolidated_metadata"]["metadata"].items()
+    }
 
 
 def root_bytes(
@@ -258,7 +267,7 @@ def read_root(place: Place) -> Root:
         raise ForeignStore(msg)
     _check_format(place, ours)
     _check_whole(document, where)
-    return Root(place, attributes, document["consolidated_metadata"]["metadata"])
+    return Root(place, attributes, _nodes(document))
 
 
 def _no_root(place: Place) -> StoreError | MetadataCorrupt:
