@@ -62,6 +62,14 @@ def staging_left(target, rng):
     return Fault(("staging_left",), "listing", ("staging/",))
 
 
+@variant(1, "work folder of a build that is over")
+def work_left(target, rng):
+    work = target.store.with_name(target.store.name + ".work")
+    for number in range(rng.randrange(1, 4)):
+        leave(work / f"kept/{number}.npy", rng.randbytes(300))
+    return Fault(("staging_left",), "listing", (), beside="work")
+
+
 # ------------------------------------------------------------------ 2, 3: shards that are not there
 
 

@@ -68,7 +68,7 @@ def sharded(chunk_shape, inner=None):
 # ------------------------------------------------------------------ metadata
 
 
-@hostile("metadata_corrupt")
+@hostile("metadata_corrupt", "too_large")
 def root_of_brackets(store):
     """A hundred megabytes of brackets: a parser that recurses, or reads it all, is lost."""
     store.mkdir(parents=True)
@@ -157,7 +157,7 @@ def codecs_within_codecs(store):
     return with_array(store, array_node([1], [1], chain), zb.sealed(b"\0" * 16))
 
 
-@hostile("metadata_corrupt", "too_large")
+@hostile("metadata_corrupt", "too_large", "consolidated_stale")
 def half_a_million_nodes_in_the_root(store):
     node = array_node([1], [1])
     metadata = {f"n{k}": node for k in range(20_000)}

@@ -44,6 +44,7 @@ class Repairs:
 
 def serve():
     import growing  # noqa: F401 - what is imported here is there in every child
+
     import idfzarr.build.pipeline
     import idfzarr.care.inventory
     import idfzarr.care.repair  # noqa: F401

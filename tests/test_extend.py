@@ -663,7 +663,9 @@ def test_a_channel_that_the_cube_has_not_is_left_out_and_named(field, tmp_path, 
     assert ("ch2", "no type of channel ch2 is asked for") in [
         (s.channel, s.reason) for s in report.skipped
     ]
-    with pytest.raises(UsageError, match="type ch2_aper2_original cannot be added to .* ch1 alone"):
+    with pytest.raises(
+        UsageError, match=r"type ch2_aper2_original cannot be added to .* ch1 alone"
+    ):
         build(one, tmp_path / "f.zarr", types="ch2_aper2_original", **HOW)
     assert tree(tmp_path / "f.zarr") == before
     # of a new AOR only the channel goes in that the cube has

@@ -133,8 +133,7 @@ def examine(bases, variant, seed, folder):
     fault = variant(target, seed)
     user = NOBODY if variant.number == 16 else None
     try:
-        with rights_of(user):
-            full = look(out, fault, target.store, folder)
+        full = look(out, fault, target.store, folder, user)
         if "nobody may read" not in variant.name:
             mend(out, fault, target, full, pristine, chunks)
     except Exception as error:  # noqa: BLE001 - the other faults are to be seen too
@@ -147,14 +146,15 @@ def examine(bases, variant, seed, folder):
     return out
 
 
-def look(out, fault, store, folder):
+def look(out, fault, store, folder, user):
     """Look for the fault at its level and at all above it; nothing may change on disk."""
     before = zb.tree_of(folder)
     found = None
     for level in ORDER[ORDER.index(fault.level) :]:
         if level not in {fault.level, "full"}:
             continue
-        found = inventory(store, level=level)
+        with rights_of(user):
+            found = inventory(store, level=level)
         right = [f for f in found.findings if fault.is_found_by(f)]
         if not fault.kinds:
             out.right = out.check(not trouble(found), f"{level}: {brief(trouble(found))}")

@@ -128,7 +128,11 @@ def test_a_store_that_is_reached_by_a_link_is_healthy(fault_bases, tmp_path):
 def test_findings_do_not_depend_on_the_number_of_workers(fault_bases, tmp_path):
     store = fault_bases.copy(fault_bases.of("built")[0], tmp_path)
     target = Target(store, fault_bases.images)
-    names = {"bit of the payload", "file that belongs to no array", "chunk of a plain array removed"}
+    names = {
+        "bit of the payload",
+        "file that belongs to no array",
+        "chunk of a plain array removed",
+    }
     for variant in all_variants():
         if variant.name in names:
             variant(target, 4)
@@ -218,39 +222,73 @@ def test_cleaning_one_thing_leaves_the_others(fault_bases, tmp_path):
 
 
 def flips(bases, folder, count):
-    """Flip one bit after another anywhere in a store: scrub names the file, whichever it is."""
+    """Flip bits anywhere in a store, many at once, no two in one chunk or file: each is named."""
     missed, tally = [], Counter()
     for number, base in enumerate(bases.of("built")):
         place = folder / f"{number}"
         shutil.copytree(base, place)
-        store = place / "f.zarr"
-        rng = random.Random(number)
-        shards = sorted((store / "lightcurves/c").rglob("0/0/0"))
-        shards = [p for p in shards if p.is_file()]
+        store, rng = place / "f.zarr", random.Random(number)
+        cube = zb.Cube.of(store)
+        shards = {cube.path(n): cube.shard(n) for n in range(cube.n_shards)}
         plain = [p for p in sorted(store.rglob("*")) if p.is_file() and p not in shards]
-        documents = [p for p in plain if p.name == "zarr.json"]
+        root = store / "zarr.json"
+        documents = [p for p in plain if p.name == "zarr.json" and p != root]
         chunks = [p for p in plain if p.name != "zarr.json"]
-        for trial in range(count // 2):
-            path = rng.choice([shards, shards, shards, chunks, documents][trial % 5])
-            at, bit = rng.randrange(path.stat().st_size), rng.randrange(8)
-            data = path.read_bytes()
-            zb.flip(path, at, bit)
-            key = path.relative_to(store).as_posix()
-            if path.name == "zarr.json" and means_the_same(data, path.read_bytes()):
-                tally["no effect"] += 1
-            else:
-                found = inventory(store, level="scrub")
-                named = {f.where.key for f in found.findings if f.severity != "note"}
-                named |= {f"{f.where.array}/zarr.json" for f in found.findings if not f.where.key}
-                if key not in named:
-                    missed.append((base.name, key, at, bit, sorted(named)))
-                tally[
-                    path.name if path in documents else "chunk" if path in chunks else "shard"
-                ] += 1
-            path.write_bytes(data)
+        wanted = (number + 1) * count // len(bases.of("built"))
+        for trial in range(count):
+            if tally.total() >= wanted:
+                break
+            marks = [anywhere(path, rng, "chunk") for path in rng.sample(chunks, 10)]
+            marks += [anywhere(path, rng, "metadata") for path in rng.sample(documents, 4)]
+            marks += [mark for path in shards for mark in in_shard(path, shards[path], rng)]
+            if trial % 8 == 7:  # nothing else, since all metadata is judged by the root
+                marks = [anywhere(root, rng, "root")]
+            missed += look_for(store, marks[: wanted - tally.total()], tally)
         found = inventory(store, level="scrub")
         assert found.ok, [str(f) for f in found.findings]
     return missed, tally
+
+
+def anywhere(path, rng, what):
+    return path, rng.randrange(path.stat().st_size), what
+
+
+def in_shard(path, shard, rng):
+    """Return where bits are flipped in a shard: once in its index, or in all chunks but one."""
+    if rng.random() < 0.2:
+        return [(path, rng.randrange(shard.index_at, len(shard.data)), "index")]
+    chosen = [shard.entries[slot] for slot in rng.sample(shard.present, len(shard.present) - 1)]
+    return [(path, rng.randrange(first, first + n), "payload") for first, n in chosen]
+
+
+def look_for(store, marks, tally):
+    """Flip a bit at every mark, scrub once, put all back; return the marks that were not named."""
+    rng = random.Random(f"{marks}")
+    before = {path: path.read_bytes() for path, _, _ in marks}
+    for path, at, _ in marks:
+        zb.flip(path, at, rng.randrange(8))
+    found = [f.where for f in inventory(store, level="scrub").findings if f.severity != "note"]
+    named = {where.key for where in found}
+    pieces = {}
+    for where in found:
+        if where.first_byte is not None:
+            pieces.setdefault(where.key, []).append(where)
+    missed = []
+    for path, at, what in marks:
+        key = path.relative_to(store).as_posix()
+        if path.name == "zarr.json" and means_the_same(before[path], path.read_bytes()):
+            tally["no effect"] += 1
+            continue
+        tally[what] += 1
+        good = key in named
+        if what == "payload":
+            told = [(w.first_byte, w.first_byte + w.n_bytes) for w in pieces.get(key, ())]
+            good = any(first <= at < last for first, last in told)
+        if not good:
+            missed.append((key, at, what, sorted(named)))
+    for path, data in before.items():
+        path.write_bytes(data)
+    return missed
 
 
 def means_the_same(one, other):
@@ -266,12 +304,14 @@ def means_the_same(one, other):
         return False
 
 
-@pytest.mark.parametrize("count", [300, pytest.param(10_000, marks=pytest.mark.slow)])
-@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("count", [600, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.timeout(1200)
 def test_scrub_finds_every_flipped_bit(fault_bases, tmp_path, count):
     missed, tally = flips(fault_bases, tmp_path, count)
     sys.stdout.write(f"{count} flips: {dict(tally)}, {len(missed)} missed\n")
     assert tally.total() == count
-    assert tally["shard"] > count / 2
+    assert tally["payload"] > count / 2
+    assert min(tally[what] for what in ("index", "chunk", "metadata")) > count / 100
+    assert tally["root"] > 0
     assert tally["no effect"] < count / 10
     assert not missed, missed[:10]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -119,7 +118,7 @@ def test_links_are_neither_followed_nor_moved(store, tmp_path):
     store.with_name("field.zarr.quarantine").symlink_to(outside)
     with pytest.raises(UsageError, match="is a link"):
         Quarantine(store).take("a/c/0", "x")
-    assert sorted(os.listdir(outside)) == ["file"]
+    assert sorted(path.name for path in outside.iterdir()) == ["file"]
     assert list_batches(store) == ()
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 SOURCE = Path(idfzarr.__file__).parent
 
 WORDS = ("errors", "flags", "progress", "measurement", "lightcurve")
-DOORS = ("cli_options", "cli_care", "cli", "__main__", "__init__")
+DOORS = ("cli_options", "cli_care", "cli_ps1", "cli_extract", "cli", "__main__", "__init__")
 ROOMS = (
     "words",
     "store",

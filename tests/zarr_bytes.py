@@ -248,6 +248,6 @@ def tree_of(folder):
             told = path.lstat()
             held = str(path.readlink()) if path.is_symlink() else None
             if path.is_file() and not path.is_symlink():
-                held = path.read_bytes()
+                held = path.read_bytes() if told.st_size < 1 << 30 else told.st_size
             found[str(path.relative_to(folder))] = (told.st_mode, told.st_mtime_ns, held)
     return found

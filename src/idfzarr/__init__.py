@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from idfzarr.imaging.simulate import simulate
     from idfzarr.lightcurve import Lightcurve
     from idfzarr.measurement import Measurement
+    from idfzarr.ps1.fetch import download_and_store_ps1_data, fetch_skycells
+    from idfzarr.ps1.fetch_report import FetchReport
+    from idfzarr.ps1.skydataset import open_datatree, open_skycell
     from idfzarr.store.cube import Cube, create
     from idfzarr.store.summary import Summary, summarise
 
@@ -43,6 +46,7 @@ __all__ = [
     "FLAGS",
     "BuildReport",
     "Cube",
+    "FetchReport",
     "Finding",
     "IdfzarrError",
     "Inventory",
@@ -53,11 +57,15 @@ __all__ = [
     "Summary",
     "build",
     "create",
+    "download_and_store_ps1_data",
+    "fetch_skycells",
     "flag_names",
     "forced_photometry",
     "import_tables",
     "inventory",
     "open",
+    "open_datatree",
+    "open_skycell",
     "plan_repair",
     "rank_store",
     "simulate",
@@ -68,6 +76,7 @@ _HOMES = {
     "FLAGS": "idfzarr.flags",
     "BuildReport": "idfzarr.build.report",
     "Cube": "idfzarr.store.cube",
+    "FetchReport": "idfzarr.ps1.fetch_report",
     "Finding": "idfzarr.care.finding",
     "IdfzarrError": "idfzarr.errors",
     "Inventory": "idfzarr.care.inventory",
@@ -78,11 +87,15 @@ _HOMES = {
     "Summary": "idfzarr.store.summary",
     "build": "idfzarr.build:",  # the room itself, which can be called
     "create": "idfzarr.store.cube",
+    "download_and_store_ps1_data": "idfzarr.ps1.fetch",
+    "fetch_skycells": "idfzarr.ps1.fetch",
     "flag_names": "idfzarr.flags",
     "forced_photometry": "idfzarr.imaging.photometry",
     "import_tables": "idfzarr.build.importer",
     "inventory": "idfzarr.care.inventory",
     "open": "idfzarr.analysis.backend:open_store",
+    "open_datatree": "idfzarr.ps1.skydataset",
+    "open_skycell": "idfzarr.ps1.skydataset",
     "plan_repair": "idfzarr.care.repair",
     "rank_store": "idfzarr.analysis.ranking",
     "simulate": "idfzarr.imaging.simulate",

@@ -12,7 +12,9 @@ from typing import Annotated, Any
 import typer
 
 from idfzarr.cli_care import inventory, repair
+from idfzarr.cli_extract import extract, migrate
 from idfzarr.cli_options import AsJson, Quiet, Store, Workers, bars
+from idfzarr.cli_ps1 import fetch
 from idfzarr.errors import IdfzarrError, UsageError
 
 __all__ = ["app", "main"]
@@ -322,6 +324,9 @@ def demo(
 
 app.command()(inventory)
 app.command()(repair)
+app.command()(extract)
+app.command()(migrate)
+app.command()(fetch)
 
 
 def _measured_psfs() -> Path | None:

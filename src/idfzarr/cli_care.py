@@ -126,6 +126,10 @@ def repair(
         Path | None,
         typer.Option("--from", help="Folder of the mosaics, if they are not where they were."),
     ] = None,
+    accept_loss: Annotated[
+        bool,
+        typer.Option("--accept-loss", help="Mark as lost, too, what the plan did not foresee."),
+    ] = False,
     level: Annotated[str, typer.Option(help=f"{_LEVEL_HELP}.")] = "scrub",
     workers: Workers = None,
     as_json: AsJson = False,
@@ -141,10 +145,11 @@ def repair(
     from idfzarr.care.repair import plan_repair
 
     look = _Look(store, level, None, workers, quiet=quiet or as_json)
-    plan = plan_repair(look.take("scrub"), images=images)
+    plan = plan_repair(look.take("scrub"), images=images, accept_loss=accept_loss)
     if not apply:
         words = ["idfzarr", "repair", str(store), "--apply"]
         words += ["--from", str(images)] if images else []
+        words += ["--accept-loss"] if accept_loss else []
         words += ["--level", level] if level != "scrub" else []
         say(plan.to_json() if as_json else plan_text(plan, command=shlex.join(words)))
         raise typer.Exit(1 if plan.actions or plan.lost else 0)

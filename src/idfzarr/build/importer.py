@@ -8,9 +8,7 @@ repeated without harm.
 from __future__ import annotations
 
 import math
-import time
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -34,8 +32,10 @@ from idfzarr.build.catalogue_tasks import (
     writer_schema,
 )
 from idfzarr.build.catalogues import DEFAULT_TABLES, catalogue_of, find_tables, read_catalogue
+from idfzarr.build.remake import remake_shards
 from idfzarr.build.report import BuildReport, Skipped
 from idfzarr.build.scheduler import Task, pool_of_workers, run_tasks
+from idfzarr.build.steps import Clock
 from idfzarr.errors import SettingsDiffer, UsageError, closest
 from idfzarr.imaging.aor_table import TABLE_NAMES, find_aor_table
 from idfzarr.imaging.fits_image import source_digest
@@ -46,11 +46,11 @@ from idfzarr.store.checksum import crc32c
 from idfzarr.store.cube import Cube
 from idfzarr.store.ledger import read_ledger
 from idfzarr.store.place import place_of
-from idfzarr.store.root import ROOT_KEY
+from idfzarr.store.root import ROOT_KEY, read_root
 from idfzarr.store.writer import CubeWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -379,33 +379,21 @@ def _already_imported(writer: CubeWriter, files: Sequence[TableFile]) -> BuildRe
         )
         raise SettingsDiffer(msg)
     writer.remove_staging()
+    writer = replace(writer, schema=cube.schema)
+    n_made = remake_shards(writer, read_root(writer.place))
     n_objects, n_types, _, n_aors = cube.shape
     return BuildReport(
         writer.place.url,
         n_objects,
         n_types,
         n_aors,
+        shards_written=n_made,
         skipped=tuple(Skipped(**told) for told in noted.get("skipped", ())),
-        changed=False,
+        changed=bool(n_made),
     )
 
 
 # ---------------------------------------------------------------- the steps
-
-
-@dataclass
-class _Clock:
-    """Wall time of the steps."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def step(self, name: str) -> Iterator[None]:
-        begun = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] = time.perf_counter() - begun
 
 
 @dataclass(frozen=True)
@@ -418,7 +406,7 @@ class _Import:
     reading: Reading
     run: _Run
     alone: Alone
-    clock: _Clock = field(default_factory=_Clock)
+    clock: Clock = field(default_factory=Clock)
 
     def run_all(
         self,

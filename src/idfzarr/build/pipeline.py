@@ -17,6 +17,7 @@ from idfzarr.build.extend import (
     refuse_differences,
     stored_settings,
 )
+from idfzarr.build.remake import remake_shards
 from idfzarr.build.scheduler import pool_of_workers
 from idfzarr.build.settings import Asked, Settings
 from idfzarr.build.steps import Clock, Run, Steps, remove_work
@@ -61,7 +62,8 @@ def build(
 ) -> BuildReport:
     """Turn a folder of mosaics into a cube of lightcurves.
 
-    Run again, it goes on where it was; a finished build changes nothing. Where the folder holds
+    Run again, it goes on where it was; a finished build changes nothing, but for shards that a
+    cleaning took away, which are measured again. Where the folder holds
     AORs that a finished cube has not, these alone are measured, with the cube's own apertures and
     comparison stars, and appended; what was there keeps its values bit for bit. The same with types
     that it has not. On a store that is there, what is not said is as the store has it.
@@ -152,7 +154,8 @@ def build(
             stored = stored_settings(place)
         refuse_differences(place, settings, stored or settings)
         plan = plan_extension(place, survey, types=settings.types, replaced=replace_aors)
-        return _extend(plan, survey, settings, run, clock)
+        n_made = _remake(plan, images, run, clock)
+        return _extend(plan, survey, settings, run, clock, n_made=n_made)
 
 
 def _refuse_replacing(place: Place, names: Sequence[str]) -> None:
@@ -171,8 +174,16 @@ def _refuse_file(store: str | Path) -> None:
         raise ForeignStore(msg)
 
 
+def _remake(plan: Extension, images: str | Path, run: Run, clock: Clock) -> int:
+    """Make shards again that a cleaning took away, before anything is done with the cube."""
+    cube = plan.cube
+    writer = CubeWriter(cube.place, schema=cube.schema, **cube.identity)
+    with clock.step("shards that were removed"):
+        return remake_shards(writer, cube.root, images=images, **run.options)
+
+
 def _extend(
-    plan: Extension, survey: Survey, settings: Settings, run: Run, clock: Clock
+    plan: Extension, survey: Survey, settings: Settings, run: Run, clock: Clock, *, n_made: int
 ) -> BuildReport:
     """Bring a finished cube up to what was asked for."""
     cube = plan.cube
@@ -187,6 +198,8 @@ def _extend(
         return steps.append(plan, plan.survey)
     under_way = update_under_way(writer.state(), cube.root)
     notes = []
+    if n_made:
+        notes.append(f"{n_made} shards that had been removed were measured and written again")
     if under_way is None:
         writer.remove_staging()
         remove_work(writer)
@@ -196,4 +209,6 @@ def _extend(
             "where it stopped"
         )
     skipped = (*survey.skipped, *plan.skipped)
-    return steps.report(writer, survey, notes=notes, skipped=skipped, changed=False)
+    return steps.report(
+        writer, survey, shards=n_made, notes=notes, skipped=skipped, changed=bool(n_made)
+    )

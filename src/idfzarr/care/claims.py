@@ -22,21 +22,22 @@ from idfzarr.errors import (
     StoreMissing,
     UnfinishedStore,
 )
-from idfzarr.store.layout import Layout
 from idfzarr.store.recognise import schema_of
 from idfzarr.store.root import ROOT_KEY, Root, read_root
-from idfzarr.store.root_copy import choose_copy
+from idfzarr.store.root_copy import choose_copy, committed_root
 from idfzarr.store.schema import COORDINATES, CUBE_DIMS, LIGHTCURVES, STAGING, VALUES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from idfzarr.care.read_only import ReadOnlyPlace
+    from idfzarr.store.layout import Layout
     from idfzarr.store.ledger import LedgerState
     from idfzarr.store.schema import CubeSchema
 
 __all__ = ["Claims", "claims_of", "own_node"]
 
+_NAMED = 5
 _NEEDED = ("object", "type", "aor", "channel", "mjd", "type_channel")
 
 
@@ -104,22 +105,64 @@ def claims_of(place: ReadOnlyPlace, state: LedgerState) -> Claims | None:
     """
     try:
         root = read_root(place)
-    except (StoreMissing, UnfinishedStore) as error:
-        return _without_root(place, state, error)
-    except FormatVersionError as error:
-        return _of_other_version(place, state, error)
-    except ForeignStore as error:
-        return _damaged(place, state, str(error)) if _was_ours(place, state) else None
-    except MetadataCorrupt as error:
-        if state.begun is None and not _is_cube(own_node(place, LIGHTCURVES)):
-            return None if not _says_ours(place) else _damaged(place, state, str(error))
-        return _damaged(place, state, str(error))
-    except OSError as error:
-        return _unreadable(place, state, error)
-    layout, schema, bad = _cube_of(root)
+    except (IdfzarrError, OSError) as error:
+        return _in_spite_of(error, place, state)
+    committed = committed_root(place, root, state.for_store(root.uuid))
+    layout, schema, bad = _cube_of(committed)
+    if committed is not root:
+        bad = [*bad, _altered(place, root, committed)]
     return Claims(
-        "root", root.metadata, root.uuid, root.generation, True, layout, schema, root, tuple(bad)
+        "root" if committed is root else "copy",
+        committed.metadata,
+        committed.uuid,
+        committed.generation,
+        True,
+        layout,
+        schema,
+        committed,
+        tuple(bad),
     )
+
+
+def _altered(place: ReadOnlyPlace, root: Root, committed: Root) -> Finding:
+    """Tell of a root that is not the one that was committed, though its crc32c is right."""
+    old, new = committed.metadata, root.metadata
+    paths = sorted(path for path in old.keys() | new.keys() if old.get(path) != new.get(path))
+    shown = ", ".join(paths[:_NAMED]) + (", ..." if len(paths) > _NAMED else "")
+    told = (
+        f"what the root {ROOT_KEY} says of {shown or 'the store'} is not what was committed as "
+        f"generation {root.generation}, of which the ledger has a copy; no writer noted the change"
+    )
+    where = Where(key=ROOT_KEY, n_bytes=place.size(ROOT_KEY))
+    return finding("consolidated_stale", where, told, severity="error")
+
+
+def _in_spite_of(
+    error: IdfzarrError | OSError, place: ReadOnlyPlace, state: LedgerState
+) -> Claims | None:
+    """Find out what a store says of itself whose root cannot be read."""
+    if isinstance(error, StoreMissing | UnfinishedStore):
+        return _without_root(place, state, error)
+    if isinstance(error, FormatVersionError):
+        return _of_other_version(place, state, error)
+    if not _is_damaged_cube(error, place, state):
+        return None
+    if not isinstance(error, OSError):
+        return _damaged(place, state, str(error))
+    if error.errno == errno.EFBIG:
+        return _damaged(place, state, f"the root {ROOT_KEY} is too large: {error.strerror}")
+    return _from_elsewhere(place, state, ())  # the listing has seen why
+
+
+def _is_damaged_cube(
+    error: IdfzarrError | OSError, place: ReadOnlyPlace, state: LedgerState
+) -> bool:
+    """Say whether a store whose root cannot be read is one of ours."""
+    is_cube = _is_cube(own_node(place, LIGHTCURVES))
+    if isinstance(error, ForeignStore):
+        return bool(state.records) and (place.size(ROOT_KEY) is None or is_cube)
+    bears_our_name = isinstance(error, MetadataCorrupt) and _says_ours(place)
+    return state.begun is not None or is_cube or bears_our_name
 
 
 def _without_root(place: ReadOnlyPlace, state: LedgerState, error: IdfzarrError) -> Claims | None:
@@ -140,14 +183,6 @@ def _damaged(place: ReadOnlyPlace, state: LedgerState, told: str) -> Claims:
     size = place.size(ROOT_KEY)
     found = finding("metadata_corrupt", Where(key=ROOT_KEY, n_bytes=size), told)
     return _from_elsewhere(place, state, (found,))
-
-
-def _unreadable(place: ReadOnlyPlace, state: LedgerState, error: OSError) -> Claims | None:
-    if state.begun is None and not _is_cube(own_node(place, LIGHTCURVES)):
-        return None
-    if error.errno == errno.EFBIG:
-        return _damaged(place, state, f"the root {ROOT_KEY} is too large: {error.strerror}")
-    return _from_elsewhere(place, state, ())  # the listing has seen why
 
 
 def _of_other_version(
@@ -196,13 +231,6 @@ def _of_nodes(
 
 
 # -------------------------------------------------------------------- is it ours
-
-
-def _was_ours(place: ReadOnlyPlace, state: LedgerState) -> bool:
-    """Say whether a store whose root does not say so was one of ours."""
-    return bool(state.records) and (
-        place.size(ROOT_KEY) is None or _is_cube(own_node(place, LIGHTCURVES))
-    )
 
 
 def _says_ours(place: ReadOnlyPlace) -> bool:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from idfzarr.care.known_store import KnownStore, know_store, shard_number
 from idfzarr.care.repair_plan import Action, RepairPlan
+from idfzarr.care.skycells import skycell_path
 from idfzarr.errors import UsageError
 from idfzarr.store.place import LocalPlace, place_of
 from idfzarr.store.root import ROOT_KEY
@@ -99,6 +100,8 @@ def _action(known: KnownStore, found: Finding) -> Action | None:
         return _of(known, where.key, found, told)
     if where.beside or not where.key:
         return None
+    if found.severity == "error" and skycell_path(where.array) is not None:
+        return _of(known, where.array, found, told)  # a fetch makes it again
     shard = shard_number(where.key)
     if shard is not None and where.array in {"", LIGHTCURVES} and found.kind != "shard_pending":
         return _of(known, where.key, found, told) if known.place.size(where.key) else None
@@ -115,9 +118,10 @@ def _is_given_up(known: KnownStore) -> bool:
 def _of(known: KnownStore, key: str, found: Finding, told: dict[str, Any]) -> Action | None:
     from idfzarr.care.repair_actions import files_of
 
-    if not key or key == ROOT_KEY or not isinstance(known.place, LocalPlace):
-        return None
     beside = str(told.get("beside", ""))
+    is_vital = beside in {"", "ledger"} and key in {"", ROOT_KEY}
+    if is_vital or not isinstance(known.place, LocalPlace):
+        return None
     top = known.place.beside(f".{beside}") if beside else known.place
     sizes = [top.size(one) or 0 for one in files_of(known.place, key, beside)]
     return Action("quarantine", key, found.message, sum(sizes), told | {"n_files": len(sizes)})

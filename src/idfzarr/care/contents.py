@@ -1,4 +1,4 @@
-"""Look into the files of a cube: every byte against its checksum, every value for what it can be."""
+"""Look into the files of a cube: every byte against its checksum, every value if it can be."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import numpy as np
 from idfzarr.care.finding import Where, finding
 from idfzarr.care.history import append_history, last_read_well
 from idfzarr.care.listing import ChunkFiles, Grid
+from idfzarr.care.plain import ArrayCensus
+from idfzarr.care.plain_values import check_plain_values
 from idfzarr.care.scrub import ScrubTask, choose, scrub
 from idfzarr.care.sources import check_sources
 from idfzarr.care.values import (
@@ -35,7 +37,10 @@ if TYPE_CHECKING:
     from idfzarr.care.read_only import ReadOnlyPlace
     from idfzarr.store.ledger import LedgerState
 
-__all__ = ["Contents", "look_inside"]
+__all__ = ["Contents", "look_inside", "within_bounds"]
+
+_MOST_OF_TEXT = 1 << 33  # bytes of a file whose chunks have no fixed size
+_MOST_ADDED = 4096  # bytes that a codec adds to twice the values
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,14 +71,17 @@ class Contents:
     shards: ShardsSeen
 
 
+def nodes_of(claims: Claims) -> dict[str, ArrayNode]:
+    """Return the arrays whose metadata can be read here, by path."""
+    parsed = {path: parse_v3(path, claims.nodes[path]) for path in claims.arrays}
+    return {path: node for path, node in parsed.items() if isinstance(node, ArrayNode)}
+
+
 def scrub_tasks(contents: Contents, findings: Iterable[Finding]) -> list[ScrubTask]:
     """Return the files to scrub: those of all arrays that can be read, the damaged ones too."""
     faulty = {one.where.key for one in findings}
     tasks = []
-    for path in contents.claims.arrays:
-        node = parse_v3(path, contents.claims.nodes[path])
-        if not isinstance(node, ArrayNode):
-            continue
+    for path, node in nodes_of(contents.claims).items():
         form = node.form
         if form is not None and path == LIGHTCURVES:
             form = replace(form, dense=True)
@@ -96,6 +104,36 @@ def scrub_tasks(contents: Contents, findings: Iterable[Finding]) -> list[ScrubTa
                 )
             )
     return tasks
+
+
+def within_bounds(
+    tasks: Iterable[ScrubTask], nodes: Mapping[str, ArrayNode], findings: list[Finding]
+) -> list[ScrubTask]:
+    """Return the files that can be what they claim to be; those far too large are not read.
+
+    Parameters
+    ----------
+    tasks
+        Files to scrub.
+    nodes
+        Arrays by path.
+    findings
+        Takes those that are too large, unless something is told of them already.
+    """
+    kept = []
+    for task in tasks:
+        node = nodes[task.array]
+        most = _MOST_OF_TEXT
+        if node.chunk_bytes is not None:
+            most = node.chunks_per_file * (2 * node.chunk_bytes + _MOST_ADDED)
+            most += 0 if node.form is None else node.form.index_bytes
+        if task.size <= most:
+            kept.append(task)
+        elif not task.faulty:
+            told = f"{task.key} has {task.size} bytes, its chunks cannot have more than {most}"
+            where = Where(task.array, task.key, n_bytes=task.size)
+            findings.append(finding("too_large", where, told))
+    return kept
 
 
 def look_inside(contents: Contents, findings: list[Finding], asked: Any) -> list[Finding]:
@@ -133,7 +171,8 @@ def _scrubbed(
     contents: Contents, root: str, findings: Sequence[Finding], asked: Any
 ) -> list[Finding]:
     uuid = contents.claims.uuid or ""
-    tasks = scrub_tasks(contents, findings)
+    found: list[Finding] = []
+    tasks = within_bounds(scrub_tasks(contents, findings), nodes_of(contents.claims), found)
     if asked.sample is not None:
         last = last_read_well(contents.place.place, uuid)
         tasks = choose(tasks, asked.sample, seed=asked.seed, last=last)
@@ -154,7 +193,7 @@ def _scrubbed(
     )  # fmt: skip
     contents.place.counter.n_read += done.n_read
     told = {(one.kind, one.where.key) for one in findings}
-    return [one for one in done.findings if (one.kind, one.where.key) not in told]
+    return found + [one for one in done.findings if (one.kind, one.where.key) not in told]
 
 
 def _decoded(
@@ -168,6 +207,7 @@ def _decoded(
         if "/" not in path
     }
     found += check_coordinates(coordinates, attributes)
+    found += _plain_decoded(contents, root, findings, asked)
     if claims.schema is not None:
         faulty = {one.where.key for one in findings if not one.where.object}
         shards = _shards_to_decode(contents, asked)
@@ -187,6 +227,25 @@ def _decoded(
     return [*found, *sources.findings]
 
 
+def _plain_decoded(
+    contents: Contents, root: str, findings: Iterable[Finding], asked: Any
+) -> Sequence[Finding]:
+    """Decode the arrays beside the cube, what is damaged already left out."""
+    censuses = []
+    for path, node in nodes_of(contents.claims).items():
+        if path == LIGHTCURVES or path not in contents.listing.chunks:
+            continue
+        grid = Grid.of_node(path, contents.claims.nodes[path])
+        numbers, sizes, _ = contents.listing.chunks[path].in_order()
+        keys = [grid.key(number) for number in numbers.tolist()]
+        keys = [key for key in keys if not contents.listing.is_blocked(key)]
+        censuses.append(ArrayCensus(node, tuple(keys), int(sizes.sum()), len(keys)))
+    skip = {one.where.key for one in findings}
+    done = check_plain_values(root, censuses, skip=skip, progress=asked.progress)
+    contents.place.counter.n_read += done.n_read
+    return done.findings
+
+
 def _shards_to_decode(contents: Contents, asked: Any) -> list[int]:
     numbers, _, _ = contents.listing.chunks.get(LIGHTCURVES, ChunkFiles()).in_order()
     layout = contents.claims.layout
@@ -195,9 +254,7 @@ def _shards_to_decode(contents: Contents, asked: Any) -> list[int]:
     there = [n for n in numbers.tolist() if not contents.listing.is_blocked(layout.key(n))]
     if asked.sample is None:
         return there
-    tasks = [
-        ScrubTask(layout.key(n), LIGHTCURVES, 1) for n in there
-    ]
+    tasks = [ScrubTask(layout.key(n), LIGHTCURVES, 1) for n in there]
     last = last_read_well(contents.place.place, contents.claims.uuid or "")
     chosen = {task.key for task in choose(tasks, asked.sample, seed=asked.seed, last=last)}
     return [n for n in there if layout.key(n) in chosen]

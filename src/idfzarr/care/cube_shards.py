@@ -13,13 +13,13 @@ import numpy as np
 
 from idfzarr.care.finding import Finding, Where, finding
 from idfzarr.care.ledger_check import Noted
-from idfzarr.care.listing import ChunkFiles, Listing
+from idfzarr.care.listing import ChunkFiles, Listing, list_store
 from idfzarr.care.shard_index import (
     MOST_INDEX,
     IndexForm,
+    IndexScan,
     IndexSeen,
     ShardFile,
-    read_indexes,
 )
 from idfzarr.progress import Progress, silent
 from idfzarr.store.schema import LIGHTCURVES
@@ -31,11 +31,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from idfzarr.care.claims import Claims
-    from idfzarr.care.finding import Level
+    from idfzarr.care.finding import Sureness
     from idfzarr.care.read_only import ReadOnlyPlace
+    from idfzarr.care.walking import Seen
     from idfzarr.store.layout import Layout
 
-__all__ = ["CubeNames", "ShardsSeen", "check_shards"]
+__all__ = ["CubeNames", "ShardsSeen", "check_shards", "list_and_scan"]
 
 _MOST_SHARDS = 1 << 22
 _MOST_MISSING = 64  # chunks of one shard, one by one
@@ -102,18 +103,10 @@ class _Look:
         return Where(LIGHTCURVES, self.layout.key(shard), n_bytes=size)
 
 
-def check_shards(
-    place: ReadOnlyPlace,
-    claims: Claims,
-    listing: Listing,
-    noted: Mapping[str, Noted],
-    names: CubeNames,
-    *,
-    level: Level = "structure",
-    workers: int = 2,
-    progress: Progress = silent,
-) -> ShardsSeen:
-    """Check every shard of a cube.
+def list_and_scan(
+    place: ReadOnlyPlace, claims: Claims, *, workers: int = 2, progress: Progress = silent
+) -> tuple[Listing, dict[int, IndexSeen] | None]:
+    """List a store and read the indexes of its shards while they are found.
 
     Parameters
     ----------
@@ -121,18 +114,62 @@ def check_shards(
         The store.
     claims
         What it says of itself.
+    workers
+        Threads that read.
+    progress
+        Told batches of shards.
+
+    Returns
+    -------
+    tuple
+        The listing, and what the index of every shard says by its number; None for a cube whose
+        shards cannot be looked into.
+    """
+    layout, form = claims.layout, _form_of(claims)
+    if layout is None or form is None or form.n_bytes > MOST_INDEX:
+        return list_store(place, claims.nodes), None
+    numbers: list[int] = []
+    with IndexScan(place, form, workers=workers) as scan:
+
+        def watch(path: str, number: int, seen: Seen) -> None:
+            if path == LIGHTCURVES:
+                numbers.append(number)
+                file = ShardFile(seen.key, _n_expected(layout, number), seen.inode)
+                scan.add(file)
+
+        listing = list_store(place, claims.nodes, watch=watch)
+        indexes = scan.results(progress)
+    return listing, dict(zip(numbers, indexes, strict=True))
+
+
+def _form_of(claims: Claims) -> IndexForm | None:
+    layout = claims.layout
+    if layout is None or layout.n_shards > _MOST_SHARDS:
+        return None
+    return IndexForm.of_cube(layout.chunks_per_shard, layout.chunk_bytes, _codec_of(claims))
+
+
+def check_shards(
+    claims: Claims,
+    listing: Listing,
+    indexes: Mapping[int, IndexSeen] | None,
+    noted: Mapping[str, Noted],
+    names: CubeNames,
+) -> ShardsSeen:
+    """Check every shard of a cube.
+
+    Parameters
+    ----------
+    claims
+        What the store says of itself.
     listing
         What lies in it.
+    indexes
+        What the index of every shard says, by its number; None to go by names and sizes alone.
     noted
         What the ledger notes of every shard.
     names
         Of objects and types.
-    level
-        ``listing`` goes by names and sizes alone; all others read every index.
-    workers
-        Threads.
-    progress
-        Told shards.
 
     Returns
     -------
@@ -145,22 +182,22 @@ def check_shards(
     if layout.n_shards > _MOST_SHARDS:
         told = f"{LIGHTCURVES} claims {layout.n_shards} shards; none of them was looked at"
         return ShardsSeen((finding("too_large", Where(LIGHTCURVES), told),))
-    codec = _codec_of(claims)
-    form = IndexForm.of_cube(layout.chunks_per_shard, layout.chunk_bytes, codec)
+    form = _form_of(claims)
+    assert form is not None  # noqa: S101  # there are not too many shards
     look = _Look(layout, listing, noted, names, form, bool(noted))
-    numbers, sizes, inodes = listing.chunks.get(LIGHTCURVES, ChunkFiles()).in_order()
+    numbers, sizes, _ = listing.chunks.get(LIGHTCURVES, ChunkFiles()).in_order()
     there = np.zeros(layout.n_shards, dtype=bool)
     there[numbers] = True
     findings = list(_not_there(look, there))
     present = np.where(there, np.nan, 0.0).astype(np.float32)[:, None]
     present = np.repeat(present, layout.n_types, axis=1)
-    if level == "listing" or form.n_bytes > MOST_INDEX:
+    if form.n_bytes > MOST_INDEX:
+        told = f"an index of {form.n_bytes} bytes is more than this package reads"
+        findings.append(finding("too_large", Where(LIGHTCURVES), told))
+    if indexes is None:
         findings += _by_size(look, numbers, sizes)
-        if form.n_bytes > MOST_INDEX:
-            told = f"an index of {form.n_bytes} bytes is more than this package reads"
-            findings.append(finding("too_large", Where(LIGHTCURVES), told))
     else:
-        findings += _by_index(place, look, numbers, inodes, present, workers, progress)
+        findings += _by_index(look, indexes, present)
     faulty = frozenset(one.where.key for one in findings if one.kind != "shard_pending")
     return ShardsSeen(tuple(findings), there, present, faulty)
 
@@ -217,36 +254,22 @@ def _wrong_size(look: _Look, shard: int, size: int) -> str:
 
 
 def _by_index(
-    place: ReadOnlyPlace,
-    look: _Look,
-    numbers: NDArray[np.int64],
-    inodes: NDArray[np.uint64],
-    present: NDArray[np.float32],
-    workers: int,
-    progress: Progress,
+    look: _Look, indexes: Mapping[int, IndexSeen], present: NDArray[np.float32]
 ) -> list[Finding]:
+    """Judge every shard by its index; fill in which chunks are there."""
     layout = look.layout
-    numbered = zip(numbers.tolist(), inodes.tolist(), strict=True)
-    shards = [
-        (shard, ShardFile(layout.key(shard), _n_expected(layout, shard), inode))
-        for shard, inode in numbered
-    ]
-    shards = [one for one in shards if not look.listing.is_blocked(one[1].key)]
-    files = [file for _, file in shards]
-    looked = read_indexes(place, files, look.form, workers=workers, progress=progress)
     found: list[Finding] = []
     whole = np.zeros(len(present), dtype=bool)
-    for (shard, file), seen in zip(shards, looked, strict=True):
+    for shard in sorted(indexes):
+        seen = indexes[shard]
         # Most shards are whole and of the size that is noted, and nothing more is to be done.
         whole[shard] = seen.is_whole
         if not seen.is_whole or _wrong_size(look, shard, seen.size):
             found += _judge(look, shard, seen)
         if not seen.is_whole and seen.problem in {"", "wrong"}:
-            present[shard] = _present_of(layout, file.n_expected, seen)
-    rows = np.minimum(
-        layout.shard_objects,
-        layout.n_objects - np.arange(layout.n_shards) * layout.shard_objects,
-    )
+            present[shard] = _present_of(layout, _n_expected(layout, shard), seen)
+    first = np.arange(layout.n_shards) * layout.shard_objects
+    rows = np.minimum(layout.shard_objects, layout.n_objects - first)
     present[whole] = rows[whole, None]
     return found
 
@@ -299,7 +322,7 @@ def _index_at(look: _Look, where: Where) -> Where:
 def _missing_chunks(look: _Look, shard: int, seen: IndexSeen) -> Iterator[Finding]:
     key = look.layout.key(shard)
     done = look.noted.get(key, Noted()).is_done
-    sure = "certain" if done else "likely"
+    sure: Sureness = "certain" if done else "likely"
     n_expected = _n_expected(look.layout, shard)
     if len(seen.missing) > _MOST_MISSING:
         told = f"{len(seen.missing)} of the {n_expected} lightcurves of {key} are not there"

@@ -233,7 +233,8 @@ class Where:
     n_bytes
         Bytes it takes there; without `first_byte`, the size of the file or folder.
     beside
-        ``ledger`` or ``quarantine`` where the key lies in that folder beside the store.
+        ``ledger`` or ``quarantine`` where the key lies in that folder beside the store; ``work``,
+        ``relaid`` or ``aside``, without a key, for such a folder that a writer left there.
     """
 
     array: str = ""

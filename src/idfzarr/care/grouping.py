@@ -176,9 +176,7 @@ def _states(claims: Claims, findings: Iterable[Finding]) -> dict[str, Counter[st
         if where.beside:
             continue
         key = where.key.removesuffix("/zarr.json")
-        path = where.array or next(
-            (head for head in _heads(key) if head in claims.nodes), ""
-        )
+        path = where.array or next((head for head in _heads(key) if head in claims.nodes), "")
         name = STAGING if key.split("/")[0] == STAGING else OTHER_GROUP
         if path:
             name = group_of(path)

@@ -10,15 +10,21 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter as Counts
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from idfzarr.care.claims import Claims, claims_of
 from idfzarr.care.contents import Contents, look_inside
-from idfzarr.care.cube_shards import CubeNames, ShardsSeen, check_shards
+from idfzarr.care.cube_shards import CubeNames, check_shards, list_and_scan
 from idfzarr.care.finding import LEVELS, Finding, Where, finding
 from idfzarr.care.grouping import Group, completeness_of, groups_of
+from idfzarr.care.ledger_check import (
+    Ledgers,
+    ledger_findings,
+    noted_files,
+    read_ledgers,
+)
 from idfzarr.care.leftovers import (
     Clock,
     change_under_way,
@@ -28,16 +34,11 @@ from idfzarr.care.leftovers import (
     may_be_to_come,
     strays_to_come,
 )
-from idfzarr.care.ledger_check import (
-    Ledgers,
-    ledger_findings,
-    noted_files,
-    read_ledgers,
-    writers_at_work,
-)
 from idfzarr.care.listing import Listing, list_store
 from idfzarr.care.plain_inventory import PlainSeen, plain_inventory
 from idfzarr.care.read_only import Counter, ReadOnlyPlace
+from idfzarr.care.report_words import visible
+from idfzarr.care.skycells import is_skycells, skycell_inventory
 from idfzarr.care.structure import (
     check_chunk_files,
     check_lengths,
@@ -46,6 +47,7 @@ from idfzarr.care.structure import (
     noted_metadata,
     read_coordinates,
 )
+from idfzarr.care.writers import writers_at_work
 from idfzarr.errors import IdfzarrError, UsageError, closest
 from idfzarr.progress import Progress, silent
 from idfzarr.store.place import place_of
@@ -59,13 +61,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from idfzarr.care.finding import Level
-    from idfzarr.store.ledger import LedgerState
+    from idfzarr.care.shard_index import IndexSeen
+    from idfzarr.store.ledger import LedgerState, Record
     from idfzarr.store.place import PlaceLike
 
 __all__ = ["Group", "Inventory", "inventory"]
 
 _MOST_OF_A_KIND = 10_000
 _MOST_WORKERS = 4
+_LONGEST = 1000  # characters of a message, whatever names the store has
 _TRIES = 3
 
 
@@ -78,7 +82,7 @@ class Inventory:
     url
         The store.
     store_kind
-        ``cube``, ``zarr3`` or ``zarr2``.
+        ``cube``, ``skycells``, ``skycells_old`` (in an earlier layout), ``zarr3`` or ``zarr2``.
     level
         How deep it was looked into.
     findings
@@ -320,7 +324,8 @@ def _check_options(level: str, sample: float | None, workers: int | None) -> Non
 
 def _ordered(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     """Return findings in their order, of each kind no more than can be read."""
-    ordered = sorted(set(findings), key=Finding.sort_key)
+    shown = {replace(one, message=visible(one.message, at_most=_LONGEST)) for one in findings}
+    ordered = sorted(shown, key=Finding.sort_key)
     counted = Counts(one.kind for one in ordered)
     kept: list[Finding] = []
     taken: Counts[str] = Counts()
@@ -359,6 +364,8 @@ def _look(place: ReadOnlyPlace, asked: _Asked) -> _Seen:
         if stopped is None:
             raise
         return _Seen("cube", [stopped], (), {}, 0, 0, Claims("own", {}), root_state=root_state)
+    if claims is None and is_skycells(place):
+        return _of_skycells(place, asked, root_state)
     if claims is None or not claims.nodes:
         plain = plain_inventory(
             place, level=asked.level, sample=asked.sample, seed=asked.seed, workers=asked.workers,
@@ -366,6 +373,18 @@ def _look(place: ReadOnlyPlace, asked: _Asked) -> _Seen:
         )  # fmt: skip
         return _of_plain(plain, claims, root_state)
     return _look_at_cube(place, asked, ledgers, claims, root_state)
+
+
+def _of_skycells(place: ReadOnlyPlace, asked: _Asked, root_state: object) -> _Seen:
+    seen = skycell_inventory(
+        place, level=asked.level, sample=asked.sample, seed=asked.seed, workers=asked.workers,
+        grace=asked.grace, progress=asked.progress,
+    )  # fmt: skip
+    plain = seen.plain
+    return _Seen(
+        plain.store_kind, list(plain.findings), plain.groups, seen.completeness, plain.n_files,
+        plain.n_bytes, root_state=root_state,
+    )  # fmt: skip
 
 
 def _of_plain(plain: PlainSeen, claims: Claims | None, root_state: object) -> _Seen:
@@ -387,13 +406,14 @@ def _look_at_cube(
     state = ledgers.of_store(claims.uuid)
     update = change_under_way(state, claims.root)
     settled = claims.is_published and update is None
-    writers = writers_at_work(state.records, settled=settled, grace=asked.grace)
+    records = _since_published(state) if settled else state.records
+    writers = writers_at_work(records, settled=settled, grace=asked.grace)
     clock = Clock(time.time(), asked.grace, writers)
     asked.progress("listing", 0, 1)
-    listing = list_store(place, claims.nodes)
+    listing, indexes = _list(place, claims, asked)
     asked.progress("listing", 1, 1)
     findings = [*claims.findings, *ledger_findings(ledgers, state, writers, uuid=claims.uuid)]
-    findings += _of_listing(listing, claims, to_come=strays_to_come(claims, update, clock))
+    findings += _of_listing(listing, to_come=strays_to_come(claims, update, clock))
     findings += check_partial(listing, ledgers, clock)
     findings += check_changes(place, claims, listing, state, clock)
     coordinates: dict[str, NDArray[Any]] = {}
@@ -406,15 +426,12 @@ def _look_at_cube(
         coordinates = read_coordinates(place, claims, listing, findings)
     names = CubeNames(coordinates.get("object"), claims.schema.types if claims.schema else ())
     told = noted_files(state)
-    shards = check_shards(
-        place, claims, listing, told, names,
-        level=asked.level, workers=asked.workers, progress=asked.progress,
-    )  # fmt: skip
+    shards = check_shards(claims, listing, indexes, told, names)
     findings += shards.findings
     if asked.reaches("scrub"):
         contents = Contents(place, claims, listing, state, told, names, coordinates, shards)
         findings = look_inside(contents, findings, asked)
-    findings = _settled(place, findings, listing, told, claims.uuid)
+    findings = _settled(place, findings, told, claims.uuid)
     return _Seen(
         "cube",
         findings,
@@ -428,6 +445,24 @@ def _look_at_cube(
     )
 
 
+def _list(
+    place: ReadOnlyPlace, claims: Claims, asked: _Asked
+) -> tuple[Listing, dict[int, IndexSeen] | None]:
+    if not asked.reaches("structure"):
+        return list_store(place, claims.nodes), None
+    return list_and_scan(place, claims, workers=asked.workers, progress=asked.progress)
+
+
+def _since_published(state: LedgerState) -> tuple[Record, ...]:
+    """Return what was noted after a store was published last: before that, all has come to an end.
+
+    A process may have taken part in a build and live on for other reasons.
+    """
+    last = state.last("published")
+    since = 0 if last is None else last.time_ns
+    return tuple(record for record in state.records if record.time_ns > since)
+
+
 _OF_SHARDS = frozenset(
     ["shard_missing", "shard_torn", "index_corrupt", "index_wrong", "chunk_missing",
      "chunk_corrupt", "wrong_shard"]
@@ -437,7 +472,6 @@ _OF_SHARDS = frozenset(
 def _settled(
     place: ReadOnlyPlace,
     findings: list[Finding],
-    listing: Listing,
     told: Mapping[str, Any],
     uuid: str | None,
 ) -> list[Finding]:
@@ -451,16 +485,13 @@ def _settled(
         return findings
     now = noted_files(read_ledgers(place).of_store(uuid))
     written = {key for key in suspects if now.get(key) != told.get(key)}
-    assert listing is not None  # noqa: S101
-    return [
-        one for one in findings if one.where.key not in written or one.kind not in _OF_SHARDS
-    ]
+    return [one for one in findings if one.where.key not in written or one.kind not in _OF_SHARDS]
 
 
 # -------------------------------------------------------------------- what the listing tells
 
 
-def _of_listing(listing: Listing, claims: Claims, *, to_come: bool) -> Iterator[Finding]:
+def _of_listing(listing: Listing, *, to_come: bool) -> Iterator[Finding]:
     for seen in listing.links:
         told = f"{seen.key} is a link to {seen.told}; links in a store are not followed"
         yield finding("symlink", Where(key=seen.key), told)
@@ -489,4 +520,3 @@ def _of_listing(listing: Listing, claims: Claims, *, to_come: bool) -> Iterator[
     if listing.is_cut:
         told = f"the store has too many files: those after {listing.n_files} were not looked at"
         yield finding("too_large", Where(), told)
-    assert claims.nodes  # noqa: S101

@@ -6,6 +6,7 @@ where a coordinate is, a second copy of the same names.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +18,12 @@ from idfzarr.store.arrays import read_array
 from idfzarr.store.ledger import read_ledger
 from idfzarr.store.recognise import schema_of
 from idfzarr.store.root import read_root
-from idfzarr.store.root_copy import choose_copy
+from idfzarr.store.root_copy import choose_copy, committed_root
 from idfzarr.store.schema import CATALOGUE, COORDINATES, LIGHTCURVES, VALUES
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
     from idfzarr.store.ledger import LedgerState
@@ -28,7 +31,7 @@ if TYPE_CHECKING:
     from idfzarr.store.root import Root
     from idfzarr.store.schema import CubeSchema
 
-__all__ = ["KnownStore", "know_store", "shard_number"]
+__all__ = ["KnownStore", "know_store", "says", "shard_number"]
 
 _TWIN_OF_OBJECT = f"{CATALOGUE}/object_id"
 
@@ -42,7 +45,8 @@ class KnownStore:
     place
         Where it is.
     root
-        Its root, or the ledger's copy of it; None where there is neither.
+        Its root as it was committed, the ledger's copy of one that is damaged or was altered; None
+        where there is neither.
     schema
         What the cube is; None where the root does not tell, or tells of another layout than ours.
     objects
@@ -88,16 +92,17 @@ def know_store(place: Place) -> KnownStore:
         As much as there is; nothing is raised for what is damaged.
     """
     seen = ReadOnlyPlace(place)
-    root = _root(seen)
     state = read_ledger(seen)
+    root = _root(seen, state)
     if root is None:
         return KnownStore(place, None, None, None, state)
     return KnownStore(place, root, _schema(root), _objects(root), state.for_store(root.uuid))
 
 
-def _root(place: Place) -> Root | None:
+def _root(place: Place, state: LedgerState) -> Root | None:
     try:
-        return read_root(place)
+        root = read_root(place)
+        return committed_root(place, root, state.for_store(root.uuid))
     except (IdfzarrError, OSError):
         copy = choose_copy(place)
         return None if copy is None else copy[1]
@@ -143,6 +148,14 @@ def _objects(root: Root) -> NDArray[np.int64] | None:
                 continue
             return found.astype(np.int64)
     return None
+
+
+def says(place: Place, key: str, node: Mapping[str, Any]) -> bool:
+    """Say whether a file is the metadata that a root has for it, in whatever spelling."""
+    try:
+        return bool(json.loads(place.read(key)) == node)
+    except (OSError, ValueError, RecursionError):
+        return False
 
 
 def shard_number(key: str) -> int | None:

@@ -1,11 +1,8 @@
-"""The ledger of a store, judged: which lines can be believed, what it says of shards, who is alive."""
+"""The ledger of a store, judged: which lines can be believed, and what they say."""
 
 from __future__ import annotations
 
-import os
 import re
-import socket
-import time
 from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -13,23 +10,26 @@ from typing import TYPE_CHECKING, Any
 from idfzarr.care.finding import Finding, Where, finding
 from idfzarr.care.read_only import ReadOnlyPlace
 from idfzarr.care.walking import Seen, Sort, walk
-from idfzarr.errors import IdfzarrError
 from idfzarr.store.ledger import LEDGER_SUFFIX, LedgerState, read_ledger
 from idfzarr.store.place import PARTIAL
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
     from idfzarr.care.scrub import Mark
-    from idfzarr.store.ledger import Record
+    from idfzarr.care.writers import Writers
 
-__all__ = ["Ledgers", "Noted", "Writers", "noted_files", "read_ledgers", "writers_at_work"]
+__all__ = [
+    "Ledgers",
+    "Noted",
+    "ledger_findings",
+    "lines_gone",
+    "noted_files",
+    "partial_in_ledger",
+    "read_ledgers",
+]
 
-_WRITER = re.compile(r"(?P<host>.*)-(?P<pid>\d{1,9})-[0-9a-f]{8}")
 _PART = re.compile(r"(?P<writer>.*-\d{1,9}-[0-9a-f]{8})(-\d{8})?\.jsonl")
-_ENDS = frozenset(["published", "removed", "abandoned"])
-_ENDS_IF_SETTLED = _ENDS | {"note", "done"}
-_START_TIME = 19  # field 22 of /proc/PID/stat (proc(5)), counted from the one after the name
 _LINES = ".jsonl"
 _NAMED = 3
 
@@ -176,102 +176,6 @@ def _mark(told: Mapping[str, Any]) -> tuple[int, int, int | None] | None:
     return size, crc, other if isinstance(other, int) else None
 
 
-# -------------------------------------------------------------------- who is alive
-
-
-@dataclass(frozen=True)
-class Writers:
-    """Writers that are at work.
-
-    Attributes
-    ----------
-    names
-        Of the writers.
-    since_ns
-        When the oldest of them wrote its first line; None where there is none.
-    """
-
-    names: tuple[str, ...] = ()
-    since_ns: int | None = None
-
-    def __bool__(self) -> bool:
-        return bool(self.names)
-
-
-def writers_at_work(
-    records: Iterable[Record], *, settled: bool, grace: float, now: float | None = None
-) -> Writers:
-    """Say who is writing a store, as far as its ledger and this machine tell.
-
-    Parameters
-    ----------
-    records
-        Of a store.
-    settled
-        Whether the store is published and no change of it is under way: then whoever wrote a
-        shard last has come to an end.
-    grace
-        Seconds since its last line after which a writer on another machine counts as gone.
-    now
-        Seconds since 1970.
-
-    Returns
-    -------
-    Writers
-        On this machine, processes that live, and have lived since they wrote; elsewhere, those
-        that wrote within `grace`. None that has ended its work.
-    """
-    now = time.time() if now is None else now
-    first: dict[str, Record] = {}
-    last: dict[str, Record] = {}
-    for record in records:
-        first.setdefault(record.writer, record)
-        last[record.writer] = record
-    ends = _ENDS_IF_SETTLED if settled else _ENDS
-    alive = sorted(
-        writer
-        for writer, record in last.items()
-        if record.kind not in ends and _is_alive(record, grace=grace, now=now)
-    )
-    since = min((first[writer].time_ns for writer in alive), default=None)
-    return Writers(tuple(alive), since)
-
-
-def _is_alive(record: Record, *, grace: float, now: float) -> bool:
-    match = _WRITER.fullmatch(record.writer)
-    if match is None:
-        return False
-    here = "".join(c if c.isalnum() else "-" for c in socket.gethostname())[:40]
-    if match["host"] != here:
-        return now - record.time_ns / 1e9 < grace
-    begun = _begin_of(int(match["pid"]), now)
-    return begun is not None and begun - 1.0 <= record.time_ns / 1e9
-
-
-def _begin_of(pid: int, now: float) -> float | None:
-    """Return when a process began, -inf where that cannot be told; None where there is none."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            ticks = int(file.read().rsplit(b")", 1)[1].split()[_START_TIME])
-        with open("/proc/uptime", "rb") as file:
-            up = float(file.read().split()[0])
-    except FileNotFoundError:
-        return float("-inf") if not os.path.isdir("/proc/self") and _lives(pid) else None
-    except (OSError, ValueError, IndexError):
-        return float("-inf") if _lives(pid) else None
-    return now - up + ticks / os.sysconf("SC_CLK_TCK")
-
-
-def _lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except PermissionError:
-        return True
-    except OSError:
-        return False
-    return True
-
-
 # -------------------------------------------------------------------- what is the matter with it
 
 
@@ -327,22 +231,34 @@ def _damaged_lines(ledgers: Ledgers, writers: Writers) -> Iterator[Finding]:
 
 
 def _missing_lines(ledgers: Ledgers) -> Iterator[Finding]:
-    """Tell of lines that are gone: every writer counts its own, from 0."""
-    numbers: dict[str, set[int]] = defaultdict(set)
-    excused: dict[str, int] = defaultdict(int)
-    for record in ledgers.state.records:
-        numbers[record.writer].add(record.number)
-        if record.kind == "note" and isinstance(record.fields.get("damaged"), str):
-            excused[str(record.fields["damaged"])] += 1 << 40  # mended: what is gone stays gone
+    """Tell of lines that are gone; those that a repair has noted are gone and stay gone."""
+    noted: dict[str, int] = defaultdict(int)
+    for record in ledgers.state.of("note"):
+        name, gone = record.fields.get("damaged"), record.fields.get("gone")
+        if isinstance(name, str) and isinstance(gone, int):
+            noted[name] = max(noted[name], gone)
+    damaged: dict[str, int] = defaultdict(int)
     for damage in ledgers.state.damaged:
-        excused[damage.file.removeprefix(f"{ledgers.state.url}/")] += 1
-    for writer in sorted(numbers):
-        name = f"{writer}{_LINES}"
-        gone = max(numbers[writer]) + 1 - len(numbers[writer])
-        if gone > excused[name]:
+        damaged[damage.file.removeprefix(f"{ledgers.state.url}/")] += 1
+    for name, gone in sorted(lines_gone(ledgers.state).items()):
+        if gone > noted[name] + damaged[name]:
             where = Where(key=name, beside="ledger")
             told = f"{gone} lines of {name} are gone: its writer numbered its lines without a gap"
             yield finding("ledger_damaged", where, told)
+
+
+def lines_gone(state: LedgerState) -> dict[str, int]:
+    """Return how many lines are missing from every file of a ledger: writers count theirs from 0.
+
+    Parameters
+    ----------
+    state
+        All that the ledger says, of whatever store.
+    """
+    numbers: dict[str, set[int]] = defaultdict(set)
+    for record in state.records:
+        numbers[f"{record.writer}{_LINES}"].add(record.number)
+    return {name: max(found) + 1 - len(found) for name, found in numbers.items()}
 
 
 def partial_in_ledger(ledgers: Ledgers) -> Iterator[Seen]:
@@ -350,15 +266,3 @@ def partial_in_ledger(ledgers: Ledgers) -> Iterator[Seen]:
     for seen in ledgers.files:
         if seen.sort is Sort.FILE and seen.key.endswith(PARTIAL):
             yield seen
-
-
-def settled(place: ReadOnlyPlace, state: LedgerState, root: Any) -> bool:
-    """Say whether a store is published and no change of it is under way."""
-    from idfzarr.store.update import update_under_way
-
-    if root is None:
-        return state.is_published
-    try:
-        return update_under_way(state, root) is None
-    except (IdfzarrError, KeyError, TypeError, ValueError):
-        return True

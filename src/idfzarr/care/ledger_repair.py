@@ -1,8 +1,9 @@
 """Mend a ledger: take out lines that cannot be believed, note anew what the store itself proves.
 
-What a damaged line said is not guessed. A shard of which no line speaks any more, and whose every
-chunk is proved by its crc32c, is noted as done with ``provenance: unknown``; so are the beginning
-and the publication of a store whose root is whole. The damaged file goes to quarantine as it was.
+What a damaged line said, or one that is gone, is not guessed. A shard of which no line speaks any
+more, and whose every chunk is proved by its crc32c, is noted as done with ``provenance: unknown``;
+so are the beginning and the publication of a store whose root is whole. The damaged file goes to
+quarantine as it was.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from idfzarr.care.ledger_check import lines_gone
 from idfzarr.care.quarantine import contained
 from idfzarr.care.shard_repair import examine_shard, noted_shards, put_together, shard_record
 from idfzarr.store.checksum import crc32c
-from idfzarr.store.ledger import LEDGER_SUFFIX, Ledger
+from idfzarr.store.ledger import LEDGER_SUFFIX, Ledger, read_ledger
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,20 +47,27 @@ def mend_ledger(known: KnownStore, key: str, quarantine: Quarantine, *, reason: 
     Returns
     -------
     str or None
-        What was done; None where every line matches its crc32c.
+        What was done; None where every line matches its crc32c and none is gone unnoted.
     """
     place = known.place.beside(LEDGER_SUFFIX)
     bad = {one.line for one in known.state.damaged if one.file == f"{place.url}/{key}"}
-    if not bad:
+    gone = lines_gone(read_ledger(known.reading)).get(key, 0)
+    told = [r.fields.get("gone") for r in known.state.of("note") if r.fields.get("damaged") == key]
+    if not bad and (not gone or gone in told):
         return None
     noted = 0
     if known.root is not None:
         ledger = Ledger(known.place, known.root.uuid)
-        ledger.append("note", damaged=key, lines=sorted(bad), **_UNKNOWN)
+        ledger.append("note", damaged=key, lines=sorted(bad), gone=gone, **_UNKNOWN)
         _note_store(known, known.root, ledger)
         if known.schema is not None:
             proved = list(_proved_shards(known, known.schema))
             noted = len(ledger.append_all("done", proved)) if proved else 0
+    if not bad:
+        return (
+            f"{gone} lines of {key} are gone; {noted} shards of which no other line speaks were "
+            "noted as done, of unknown provenance"
+        )
     contained(place.url, key)
     lines = place.read(key).split(b"\n")
     good = [line for number, line in enumerate(lines, start=1) if line and number not in bad]

@@ -1,7 +1,7 @@
 """What writers leave behind when they are stopped: half-written files, staging, half a change.
 
 Whatever may still be somebody's work is no finding: files that a living process has locked, files
-younger than the oldest writer that is alive, and, since a writer on another machine cannot be asked,
+younger than the oldest writer that is alive, and, as a writer on another machine cannot be asked,
 files younger than the grace period.
 """
 
@@ -25,16 +25,26 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from idfzarr.care.claims import Claims
-    from idfzarr.care.ledger_check import Ledgers, Writers
+    from idfzarr.care.ledger_check import Ledgers
     from idfzarr.care.listing import Listing, Tally
-    from idfzarr.care.walking import Seen
+    from idfzarr.care.writers import Writers
     from idfzarr.store.ledger import LedgerState
     from idfzarr.store.root import Root
 
-__all__ = ["Clock", "change_under_way", "check_changes", "check_partial", "strays_to_come"]
+__all__ = [
+    "Clock",
+    "change_under_way",
+    "check_changes",
+    "check_partial",
+    "exchange_stopped",
+    "may_be_to_come",
+    "strays_to_come",
+]
 
 _LOCKS = "/proc/locks"
 _MARKER = f"{NEXT}/update.json"
+_WORKED_IN = {"work": "registered", "relaid": "relayout", "aside": "relayout"}
+"""Folders beside a store by their suffix, and the line of the ledger without which none is ours."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +111,7 @@ def _since(mtime_ns: int | None, clock: Clock) -> str:
 def _locked_inodes() -> frozenset[int]:
     """Return the inodes of files that a process of this machine has locked (proc(5), locks)."""
     try:
-        with open(_LOCKS, encoding="ascii", errors="replace") as file:  # noqa: PTH123
+        with open(_LOCKS, encoding="ascii", errors="replace") as file:
             fields = [line.split() for line in file]
     except OSError:
         return frozenset()
@@ -169,14 +179,38 @@ def check_changes(
         )
         yield finding("update_unfinished", where, told)
     else:
-        yield from _other_tree(place, claims, state)
+        other = list(_other_tree(place, claims, state))
+        yield from other
         yield from _staging_left(staging, where, clock)
+        yield from _folders_left(place, state, clock, besides=bool(other))
 
 
 def _staging_left(staging: Tally, where: Where, clock: Clock) -> Iterator[Finding]:
     if staging.n_files and clock.is_left(staging.newest_ns):
         told = f"{staging.n_files} files of staging, {staging.n_bytes} bytes, were left behind"
         yield finding("staging_left", where, told, sure="likely")
+
+
+def _folders_left(
+    place: ReadOnlyPlace, state: LedgerState, clock: Clock, *, besides: bool
+) -> Iterator[Finding]:
+    """Tell of folders beside a store that a writer worked in and did not come to remove.
+
+    They are ours only if the ledger speaks of what they are for: anybody may name a folder so.
+    """
+    if place.folder is None:
+        return
+    for name, kind in _WORKED_IN.items():
+        if (besides and name == "relaid") or next(state.of(kind), None) is None:
+            continue
+        files = [seen for seen in walk(place.beside(f".{name}")) if seen.sort is Sort.FILE]
+        if files and clock.is_left(max(seen.mtime_ns or 0 for seen in files)):
+            n_bytes = sum(seen.size for seen in files)
+            told = (
+                f"the folder .{name} beside the store, {len(files)} files, {n_bytes} bytes, was "
+                "left behind by a writer that is gone"
+            )
+            yield finding("staging_left", Where(n_bytes=n_bytes, beside=name), told, sure="likely")
 
 
 def _marked(place: ReadOnlyPlace) -> Mapping[str, Any]:
@@ -187,9 +221,7 @@ def _marked(place: ReadOnlyPlace) -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _other_tree(
-    place: ReadOnlyPlace, claims: Claims, state: LedgerState
-) -> Iterator[Finding]:
+def _other_tree(place: ReadOnlyPlace, claims: Claims, state: LedgerState) -> Iterator[Finding]:
     """Tell of a tree of another generation that lies beside a store which was laid out anew."""
     try:
         beside = ReadOnlyPlace(relaid_place(place.place), place.counter)
@@ -225,7 +257,6 @@ def exchange_stopped(place: ReadOnlyPlace, state: LedgerState) -> Finding | None
     return None
 
 
-def may_be_to_come(seen: Seen | str) -> bool:
-    """Say whether a key is one of an array that is being written: a chunk, or metadata."""
-    key = seen if isinstance(seen, str) else seen.key
+def may_be_to_come(key: str) -> bool:
+    """Say whether a key can be one of an array that is being written: a chunk, or metadata."""
     return "/c/" in f"{key}/" or key.endswith(f"/{ROOT_KEY}")

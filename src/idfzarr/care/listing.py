@@ -11,8 +11,9 @@ from __future__ import annotations
 import math
 import re
 from array import array
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -28,10 +29,13 @@ if TYPE_CHECKING:
 
     from idfzarr.care.read_only import ReadOnlyPlace
 
-__all__ = ["MOST_TOLD", "ChunkFiles", "Grid", "Listing", "Stray", "Tally", "list_store"]
+__all__ = ["MOST_TOLD", "ChunkFiles", "Grid", "Listing", "Stray", "Tally", "Watch", "list_store"]
 
 MOST_TOLD = 10_000
 """Entries of a sort that are remembered one by one; the others are counted."""
+
+Watch: TypeAlias = Callable[[str, int, Seen], None]
+"""``watch(path, number, seen)`` of a chunk."""
 
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,17}", re.ASCII)
 _MOST_CHUNKS = 1 << 62
@@ -89,6 +93,10 @@ class Grid:
         number = 0
         outside = False
         for text, count in zip(parts[1:], self.counts, strict=True):
+            if text == "0":  # most of them, where shards span all other dimensions
+                number *= count
+                outside = outside or count == 0
+                continue
             if _NUMBER.fullmatch(text) is None:
                 return None
             at = int(text)
@@ -220,8 +228,9 @@ class Listing:
 class _Sorter:
     """Puts down every entry of a store as what it is."""
 
-    def __init__(self, nodes: Mapping[str, Mapping[str, Any]]) -> None:
+    def __init__(self, nodes: Mapping[str, Mapping[str, Any]], watch: Watch | None) -> None:
         self.listing = Listing()
+        self._watch = watch
         self._grids = {
             path: Grid.of_node(path, node)
             for path, node in nodes.items()
@@ -286,7 +295,7 @@ class _Sorter:
         self.listing.staging.add(seen)
         inner = seen.key.removeprefix(f"{STAGING}/next/")
         path = inner.removesuffix(f"/{ROOT_KEY}")
-        if inner != seen.key and path != inner and len(self.listing.waiting) < MOST_TOLD:
+        if inner not in {seen.key, path} and len(self.listing.waiting) < MOST_TOLD:
             self.listing.waiting.add(path)
 
     def _array_of(self, key: str) -> str | None:
@@ -315,6 +324,8 @@ class _Sorter:
             return True
         self.listing.chunks.setdefault(path, ChunkFiles()).add(number, seen)
         self._own(path, seen)
+        if self._watch is not None and seen.readable:
+            self._watch(path, number, seen)
         return True
 
     def _own(self, path: str, seen: Seen) -> None:
@@ -336,7 +347,12 @@ class _Sorter:
             self.listing.n_more["strays"] = self.listing.n_more.get("strays", 0) + 1
 
 
-def list_store(place: ReadOnlyPlace, nodes: Mapping[str, Mapping[str, Any]]) -> Listing:
+def list_store(
+    place: ReadOnlyPlace,
+    nodes: Mapping[str, Mapping[str, Any]],
+    *,
+    watch: Watch | None = None,
+) -> Listing:
     """List a store.
 
     Parameters
@@ -345,13 +361,15 @@ def list_store(place: ReadOnlyPlace, nodes: Mapping[str, Mapping[str, Any]]) -> 
         The store.
     nodes
         Metadata of its arrays and groups by path.
+    watch
+        Told every chunk as it is seen: path of its array, its number, its file.
 
     Returns
     -------
     Listing
         What lies in it, sorted by what it is.
     """
-    sorter = _Sorter(nodes)
+    sorter = _Sorter(nodes, watch)
     for seen in walk(place):
         sorter.take(seen)
     return sorter.listing

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from idfzarr.care.contents import within_bounds
 from idfzarr.care.finding import LEVELS, Finding, Where, finding
 from idfzarr.care.grouping import Group
 from idfzarr.care.plain import look_at_plain, plain_kind, plain_tasks
+from idfzarr.care.plain_values import check_plain_values
 from idfzarr.care.scrub import choose, scrub
 from idfzarr.care.walking import Seen, Sort, walk
 from idfzarr.errors import ForeignStore, StoreMissing, UsageError
@@ -38,6 +40,8 @@ class PlainSeen:
         What is the matter, and what there is.
     n_files, n_bytes
         Of everything in it.
+    arrays, files
+        Every array, and every file that may be read by its key.
     """
 
     store_kind: str
@@ -45,6 +49,8 @@ class PlainSeen:
     groups: tuple[Group, ...]
     n_files: int
     n_bytes: int
+    arrays: tuple[ArrayCensus, ...] = ()
+    files: Mapping[str, Seen] = field(default_factory=dict, repr=False)
 
 
 def plain_inventory(
@@ -101,9 +107,18 @@ def plain_inventory(
     place.counter.n_read += store.n_read
     findings += store.findings
     if LEVELS.index(level) >= LEVELS.index("scrub"):
-        findings += _scrubbed(place, store, readable, sample, seed, workers, progress)
+        findings += _scrubbed(
+            place, store, readable, sample=sample, seed=seed, workers=workers, progress=progress
+        )
+    if level == "full":
+        skip = {one.where.key for one in findings}
+        done = check_plain_values(place.folder, store.arrays, skip=skip, progress=progress)
+        place.counter.n_read += done.n_read
+        findings += done.findings
     groups = _groups(store, files, findings)
-    return PlainSeen(kind or "zarr2", tuple(findings), groups, *total)
+    return PlainSeen(
+        kind or "zarr2", tuple(findings), groups, *total, arrays=store.arrays, files=readable
+    )
 
 
 def _listed(
@@ -150,18 +165,21 @@ def _scrubbed(
     place: ReadOnlyPlace,
     store: PlainStore,
     files: Mapping[str, Seen],
+    *,
     sample: float | None,
     seed: int,
     workers: int,
     progress: Progress,
 ) -> Sequence[Finding]:
-    tasks = plain_tasks(store, files)
+    found: list[Finding] = []
+    nodes = {census.node.path: census.node for census in store.arrays}
+    tasks = within_bounds(plain_tasks(store, files), nodes, found)
     if sample is not None:
         tasks = choose(tasks, sample, seed=seed, last={})
     assert place.folder is not None  # noqa: S101  # plain_inventory has looked
     done = scrub(place.folder, tasks, workers=workers, progress=progress)
     place.counter.n_read += done.n_read
-    return done.findings
+    return [*found, *done.findings]
 
 
 def _groups(

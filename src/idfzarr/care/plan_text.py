@@ -26,6 +26,7 @@ _WORDS = {
     "rewrite_shard": "write a shard anew",
     "mark_lost": "mark as lost",
     "recompute_variability": "compute the statistics anew",
+    "refetch": "fetch again",
     "quarantine": "move to quarantine",
 }
 
@@ -124,6 +125,7 @@ def report_text(report: RepairReport, *, left: str = "cannot be mended") -> str:
         size = size_text(sum(action.n_bytes for action in moved))
         lines.append(f"moved to quarantine: {counted(len(moved), 'item')}, {size}")
     lines += _lost(report.lost, left)
+    lines += _lost(report.inexact, "mended, but perhaps not to the last bit")
     if report.quarantine:
         folder = f"{report.url.rstrip('/')}.quarantine/{report.quarantine}"
         lines.append(f"the original bytes lie in {visible(folder)}")

@@ -110,7 +110,7 @@ class ReadOnlyPlace:
         try:
             status = os.lstat(f"{self.folder}/{key}")
         except OSError as error:
-            if error.errno in _GONE:
+            if error.errno in {*_GONE, errno.ELOOP}:
                 return None
             raise
         return status.st_size if stat.S_ISREG(status.st_mode) else None

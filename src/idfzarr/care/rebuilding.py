@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from idfzarr.errors import IdfzarrError
+from idfzarr.measurement import parse_measurement
 from idfzarr.progress import silent
 from idfzarr.store.arrays import read_array
 from idfzarr.store.schema import CATALOGUE, SUPERSTACK
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Measured",
+    "Source",
     "Sources",
     "find_sources",
     "measured_again",
@@ -31,23 +33,54 @@ __all__ = [
     "recompute_statistics",
 ]
 
-_OF_APERTURES = frozenset(["x", "y", "kron_a", "kron_b", "theta"])
+_OF_APERTURES = frozenset(["x", "y", "kron_a", "kron_b", "theta", "isolated", "fwhm"])
+_OF_COMPARISON = "snr_"  # signal to noise by channel, which comparison stars are chosen by
+
+
+@dataclass(frozen=True)
+class Source:
+    """A mosaic, or the tables of an AOR, that lightcurves were measured from.
+
+    Attributes
+    ----------
+    name
+        AOR and channel.
+    types
+        The types that come from it.
+    why
+        Why it cannot be had, in a sentence; empty where it seems that it can.
+    """
+
+    name: str
+    types: frozenset[str]
+    why: str = ""
 
 
 @dataclass(frozen=True)
 class Sources:
-    """Whether lightcurves can be measured again.
+    """Whether lightcurves can be measured again, as far as names and sizes of files tell.
 
     Attributes
     ----------
     blocked
         Why none can; empty where some can.
-    gone
-        A sentence for every source without which it would have to be done.
+    known
+        Every source.
     """
 
     blocked: str = ""
-    gone: tuple[str, ...] = ()
+    known: tuple[Source, ...] = ()
+
+    def gone(self, types: Collection[str]) -> tuple[Source, ...]:
+        """Return the sources without which lightcurves of some types would have to be done."""
+        return tuple(one for one in self.known if one.why and one.types & set(types))
+
+    def why_blocked(self, types: Collection[str]) -> str:
+        """Say why no lightcurve of some types can be measured again; empty where some can."""
+        of_types = [one for one in self.known if one.types & set(types)]
+        if self.blocked or not of_types:
+            return self.blocked or "the ledger names no source that they were measured from"
+        return "" if any(not one.why for one in of_types) else of_types[0].why
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,11 +92,15 @@ class Measured:
     values
         (value, AOR) by number of the shard, row in it and place of the type.
     lost
-        A sentence for every source without which it had to be done.
+        Sources without which it had to be done, and why.
+    inexact
+        Names of sources of which something was not found again to the last bit, as where packages
+        have other versions than then: the values are right, but may differ in their last bits.
     """
 
     values: Mapping[tuple[int, int, int], NDArray[np.float32]]
-    lost: tuple[str, ...] = ()
+    lost: tuple[Source, ...] = ()
+    inexact: tuple[str, ...] = ()
 
 
 def find_sources(
@@ -91,15 +128,25 @@ def find_sources(
     try:
         history = read_history(known.state, known.root, known.schema)
         folder = None if images is None else source_files.ImageFolder(images)
-        found = source_files.find_sources(history.measured, folder, progress=silent)
+        found = source_files.find_sources(history.measured, folder, by_size=True, progress=silent)
     except IdfzarrError as error:
         return Sources(str(error))
-    gone = [one.reason for one in found if isinstance(one, source_files.NotFound)]
-    gone += [f"the ledger names no source of AOR {name}" for name in history.unknown]
-    if not history.measured or len(gone) >= len(found) + len(history.unknown):
-        told = gone[0] if gone else "the ledger names no mosaics that the store was made from"
-        return Sources(told, tuple(gone))
-    return Sources("", tuple(gone))
+    if not history.measured:
+        return Sources("the ledger names no mosaics that the store was made from")
+    sources = [
+        Source(
+            one.name,
+            frozenset(one.types),
+            where.reason if isinstance(where, source_files.NotFound) else "",
+        )
+        for one, where in zip(history.measured, found, strict=True)
+    ]
+    every = frozenset(known.schema.types)
+    sources += [
+        Source(f"AOR {name}", every, f"the ledger names no source of AOR {name}")
+        for name in history.unknown
+    ]
+    return Sources("", tuple(sources))
 
 
 def _lost_before(known: KnownStore) -> list[str]:
@@ -110,7 +157,8 @@ def _lost_before(known: KnownStore) -> list[str]:
 def _is_of_field(path: str) -> bool:
     """Say whether apertures are frozen from an array, so that they need it whole."""
     group, _, name = path.partition("/")
-    return path.startswith(f"{SUPERSTACK}/") or (group == CATALOGUE and name in _OF_APERTURES)
+    frozen = name in _OF_APERTURES or name.startswith(_OF_COMPARISON)
+    return path.startswith(f"{SUPERSTACK}/") or (group == CATALOGUE and frozen)
 
 
 def rebuild(
@@ -141,7 +189,16 @@ def rebuild(
         for shard in found.shards
         for (row, column), one in found.chunks(shard).items()
     }
-    return Measured(values, tuple(one.reason for one in found.lost))
+    lost = []
+    for one in found.lost:
+        name = f"AOR {one.aor}" + (f" in {one.channel}" if one.channel else "")
+        lost.append(Source(name, _types_of(found.schema.types, one.channel), one.reason))
+    return Measured(values, tuple(lost), found.inexact)
+
+
+def _types_of(types: Collection[str], channel: str) -> frozenset[str]:
+    """Return the types that are measured in a channel; all for an empty name of one."""
+    return frozenset(t for t in types if not channel or parse_measurement(t).channel == channel)
 
 
 def recompute_statistics(place: Place, *, progress: Progress) -> None:

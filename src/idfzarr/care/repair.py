@@ -11,10 +11,11 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from idfzarr.care.array_repair import find_values, is_recomputed
-from idfzarr.care.known_store import KnownStore, know_store, shard_number
+from idfzarr.care.known_store import KnownStore, know_store, says, shard_number
 from idfzarr.care.rebuilding import Sources, find_sources
 from idfzarr.care.repair_plan import Action, RepairPlan
 from idfzarr.care.shard_repair import find_remedy
+from idfzarr.care.skycell_repair import plan_skycells
 from idfzarr.errors import IdfzarrError
 from idfzarr.store.ledger import LEDGER_SUFFIX
 from idfzarr.store.place import place_of
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from idfzarr.care.finding import Finding
     from idfzarr.care.inventory import Inventory
     from idfzarr.care.repair_plan import ActionKind
+    from idfzarr.store.root import Root
     from idfzarr.store.schema import CubeSchema
 
 __all__ = ["plan_repair"]
@@ -51,7 +53,10 @@ _NAMED = 1000  # lightcurves that a plan names one by one
 
 
 def plan_repair(
-    inventory: Inventory, *, images: str | os.PathLike[str] | None = None
+    inventory: Inventory,
+    *,
+    images: str | os.PathLike[str] | None = None,
+    accept_loss: bool = False,
 ) -> RepairPlan:
     """Plan how to mend what an inventory found; nothing is changed.
 
@@ -62,6 +67,10 @@ def plan_repair(
         mended.
     images
         Folder with the mosaics, if they are no longer where the ledger says.
+    accept_loss
+        Mark as lost, too, what turns out to be lost only while it is mended: mosaics of the same
+        name and size that are others, or that measure differently now. Without it, such a shard is
+        left as it is and its outcome is ``failed``.
 
     Returns
     -------
@@ -71,6 +80,8 @@ def plan_repair(
     place = place_of(inventory.url)
     folder = None if images is None else os.fspath(images)
     uuid = getattr(inventory, "uuid", None)
+    if getattr(inventory, "store_kind", "cube") in {"skycells", "skycells_old"}:
+        return plan_skycells(inventory, images=images)
     if getattr(inventory, "store_kind", "cube") != "cube":
         told = "this is no cube of idfzarr: what it was made from is not known, so nothing is done"
         return RepairPlan(inventory.url, uuid, (), (told,) if inventory.findings else (), folder)
@@ -80,7 +91,8 @@ def plan_repair(
     planner.finish()
     actions = tuple(sorted(planner.actions.values(), key=Action.sort_key))
     known_uuid = planner.known.root.uuid if planner.known.root else uuid
-    return RepairPlan(inventory.url, known_uuid, actions, tuple(sorted(planner.lost)), folder)
+    lost = tuple(sorted(planner.lost))
+    return RepairPlan(inventory.url, known_uuid, actions, lost, folder, accept_loss)
 
 
 class _Planner:
@@ -167,35 +179,34 @@ class _Planner:
             )
             return
         if key in {"", ROOT_KEY}:
-            if not self._restore_root(found.message):
-                for path in sorted(root.metadata):
-                    self._own_node(path, found.message)
-            return
-        self._own_node(key.removesuffix(f"/{ROOT_KEY}"), found.message, told=True)
+            done = self._restore_root(root, found.message)
+        else:
+            done = self._own_node(root, key.removesuffix(f"/{ROOT_KEY}"), found.message)
+        if not done:
+            self.lost.add(f"{found.where}: {found.message}")
 
-    def _restore_root(self, reason: str) -> bool:
+    def _restore_root(self, root: Root, reason: str) -> bool:
+        """Plan to restore the root where it is not the one that was committed."""
         try:
-            read_root(self.known.place)
+            standing = read_root(self.known.place)
         except (IdfzarrError, OSError):
-            copy = choose_copy(self.known.place)
-            if copy is not None:
-                told = {"generation": copy[1].generation, "from": "ledger"}
-                self.add(Action("restore_metadata", ROOT_KEY, reason, len(copy[0]), told))
-            return True
-        return False
+            standing = None
+        if standing is not None and standing.metadata == root.metadata:
+            return False
+        copy = choose_copy(self.known.place)
+        if copy is None:
+            return False
+        told = {"generation": copy[1].generation, "from": "ledger"}
+        self.add(Action("restore_metadata", ROOT_KEY, reason, len(copy[0]), told))
+        return True
 
-    def _own_node(self, path: str, reason: str, *, told: bool = False) -> None:
-        root = self.known.root
-        assert root is not None  # noqa: S101  # _metadata has looked
-        if path not in root.metadata:
-            if told:
-                self.lost.add(f"{path}/{ROOT_KEY}: {reason}; the root knows nothing of it")
-            return
-        if told or self.known.place.size(f"{path}/{ROOT_KEY}") is None:
-            if not told and root.metadata[path].get("node_type") == "group":
-                return
-            action = Action("restore_metadata", f"{path}/{ROOT_KEY}", reason, 0, {"from": "root"})
-            self.add(action)
+    def _own_node(self, root: Root, path: str, reason: str) -> bool:
+        """Plan to write an array's metadata as the root has it; not where it is that already."""
+        key = f"{path}/{ROOT_KEY}"
+        if path not in root.metadata or says(self.known.place, key, root.metadata[path]):
+            return False
+        self.add(Action("restore_metadata", key, reason, 0, {"from": "root"}))
+        return True
 
     # ---------------------------------------------------------------- arrays and shards
 
@@ -243,7 +254,7 @@ class _Planner:
         sources: Sources,
         keys: Iterable[str],
     ) -> None:
-        is_incomplete = bool(sources.blocked or sources.gone)
+        is_incomplete = bool(sources.blocked or sources.gone(schema.types))
         if is_incomplete and all(found.kind == "values_lost" for found in many):
             return
         distrust = sorted(set(self._distrusted(schema, shard, many)))
@@ -261,26 +272,36 @@ class _Planner:
             "distrust": _runs(distrust),
             "is_wrong": is_wrong,
         }
+        kind: ActionKind = "rewrite_shard"
         if remedy.data is None:
             named = [self._named(schema, shard, slot) for slot in lost[:_NAMED]]
             told |= {"rebuild": named, "n_rebuild": len(lost)}
-        is_lost = bool(sources.blocked) and remedy.data is None
-        if is_lost:
-            told |= {"from": "nothing", "why": sources.blocked}
-            self.lost.add(
-                f"{damaged.key}: {len(lost)} lightcurves cannot be rebuilt: {sources.blocked}; "
-                "they become NaN with the flag lost, their bytes go to quarantine"
-            )
-        elif sources.gone and remedy.data is None:
-            self.lost.add(
-                f"{damaged.key}: {len(lost)} lightcurves can be rebuilt only without "
-                f"{len(sources.gone)} mosaics, whose AORs become NaN with the flag lost "
-                f"({sources.gone[0]})"
-            )
+            kind, more = self._foreseen(schema, damaged.key, lost, sources)
+            told |= more
         reason = "; ".join(sorted({found.message for found in many})[:3])
         size = int(damaged.noted.get("size") or len(damaged.data or b""))
-        kind: ActionKind = "mark_lost" if is_lost else "rewrite_shard"
         self.add(Action(kind, damaged.key, reason, size, told))
+
+    def _foreseen(
+        self, schema: CubeSchema, key: str, lost: Sequence[int], sources: Sources
+    ) -> tuple[ActionKind, dict[str, Any]]:
+        """Return what rebuilding lightcurves comes to, and tell of what will be lost by it."""
+        types = {schema.types[slot % schema.layout.n_types] for slot in lost}
+        blocked = sources.why_blocked(types)
+        if blocked:
+            self.lost.add(
+                f"{key}: {len(lost)} lightcurves cannot be rebuilt: {blocked}; "
+                "they become NaN with the flag lost, their bytes go to quarantine"
+            )
+            return "mark_lost", {"from": "nothing", "why": blocked}
+        gone = sources.gone(types)
+        if not gone:
+            return "rewrite_shard", {}
+        self.lost.add(
+            f"{key}: {len(lost)} lightcurves can be rebuilt only without {len(gone)} mosaics, "
+            f"whose AORs become NaN with the flag lost ({gone[0].why})"
+        )
+        return "rewrite_shard", {"without": sorted(one.name for one in gone)}
 
     def _named(self, schema: CubeSchema, shard: int, slot: int) -> list[Any]:
         row, column = divmod(slot, schema.layout.n_types)

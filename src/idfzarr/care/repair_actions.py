@@ -8,19 +8,20 @@ ledger and its quarantine, and no link is followed.
 from __future__ import annotations
 
 import fcntl
-import json
 import os
+import zlib
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from idfzarr.care.array_repair import find_values, mended_chunks
-from idfzarr.care.known_store import KnownStore, know_store, shard_number
+from idfzarr.care.known_store import KnownStore, know_store, says, shard_number
 from idfzarr.care.ledger_repair import mend_ledger
 from idfzarr.care.quarantine import Quarantine, contained
-from idfzarr.care.rebuilding import Measured, rebuild, recompute_statistics
+from idfzarr.care.rebuilding import Measured, Source, rebuild, recompute_statistics
 from idfzarr.care.repair_plan import Action, Outcome, RepairPlan, RepairReport
 from idfzarr.care.shard_repair import (
+    DamagedShard,
     Remedy,
     distrusting_all,
     find_remedy,
@@ -28,21 +29,22 @@ from idfzarr.care.shard_repair import (
     put_together,
     shard_record,
 )
+from idfzarr.care.skycell_repair import refetch
 from idfzarr.care.writers import refuse_live_writers
-from idfzarr.errors import IdfzarrError, MetadataCorrupt, StorageFull, UsageError
+from idfzarr.errors import IdfzarrError, ImageMissing, MetadataCorrupt, StorageFull, UsageError
 from idfzarr.progress import Progress, silent
 from idfzarr.store.arrays import json_bytes
 from idfzarr.store.checksum import crc32c, is_intact
+from idfzarr.store.exchange import RELAID_SUFFIX, settle_exchange
 from idfzarr.store.ledger import LEDGER_SUFFIX, Ledger
 from idfzarr.store.place import LocalPlace, locked, place_of
 from idfzarr.store.relayout import abandon_update
 from idfzarr.store.root import ROOT_KEY, root_bytes
 from idfzarr.store.root_copy import attributes_of_damaged, choose_copy
-from idfzarr.store.schema import ROOT_ATTRIBUTE
-from idfzarr.store.update import roll_forward
+from idfzarr.store.schema import ROOT_ATTRIBUTE, STAGING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
 
     import numpy as np
     from numpy.typing import NDArray
@@ -54,9 +56,20 @@ __all__ = ["REPAIR_LOCK", "apply_plan"]
 REPAIR_LOCK = "repair.lock"
 """Held in the ledger's folder while a plan is carried out."""
 
+_SHOWN = 3
 _MOST_REBUILT = 1 << 28  # bytes of lightcurves that are measured again at once
 
 _Done = tuple[str, str, tuple[str, ...]]  # result, message, what is lost
+
+
+@dataclass(frozen=True)
+class _Mended:
+    """A whole shard, what was done, what is lost, and what may differ in its last bits."""
+
+    data: bytes
+    message: str
+    lost: tuple[str, ...] = ()
+    inexact: tuple[str, ...] = ()
 
 
 @dataclass
@@ -68,6 +81,7 @@ class _Work:
     progress: Progress = silent
     quarantine: Quarantine = field(init=False)
     measured: Measured = field(default_factory=lambda: Measured({}))
+    inexact: tuple[str, ...] = ()
     _ledgers: dict[str, Ledger] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -167,12 +181,14 @@ def _refuse_another(work: _Work) -> None:
 def _carry_out(work: _Work, action: Action) -> Outcome:
     """Do one action; what goes wrong with it is told, and the next is done."""
     try:
+        work.inexact = ()
         result, message, lost = _DO[action.kind](work, action)
     except StorageFull:
         raise
     except (IdfzarrError, OSError) as error:
         return Outcome(action, "failed", str(error))
-    return Outcome(action, "done" if result == "done" else "unneeded", message, lost)
+    how: Literal["done", "unneeded"] = "done" if result == "done" else "unneeded"
+    return Outcome(action, how, message, lost, work.inexact)
 
 
 # -------------------------------------------------------------------- metadata, updates, ledger
@@ -187,17 +203,10 @@ def _restore_metadata(work: _Work, action: Action) -> _Done:
         msg = f"{action.key} cannot be restored: the root of {work.place.root} does not name it"
         raise MetadataCorrupt(msg)
     wanted = json_bytes(root.metadata[path])
-    if _reads_as(work.place, action.key, root.metadata[path]):
+    if says(work.place, action.key, root.metadata[path]):
         return "unneeded", f"{action.key} is as the root has it", ()
     work.write(action.key, wanted, reason=action.reason)
     return "done", f"{action.key} was written anew from the root", ()
-
-
-def _reads_as(place: LocalPlace, key: str, node: Mapping[str, Any]) -> bool:
-    try:
-        return bool(json.loads(place.read(key)) == node)
-    except (OSError, ValueError, RecursionError):
-        return False
 
 
 def _restore_root(work: _Work, action: Action) -> _Done:
@@ -224,9 +233,18 @@ def _settle(work: _Work, action: Action) -> _Done:
     given_up = abandon_update(work.place) if action.kind == "abandon_update" else None
     if given_up is not None:
         return "done", f"the {given_up} was given up", ()
-    if roll_forward(work.place):
-        return "done", "a committed change was put in place", ()
+    before = _traces(work.place)
+    settle_exchange(work.place)
+    if _traces(work.place) != before:
+        return "done", "a committed change was put in place, and what it left was tidied up", ()
     return "unneeded", "no change is under way", ()
+
+
+def _traces(place: LocalPlace) -> tuple[bool, ...]:
+    """Return what a change that was stopped leaves: no store, waiting files, trees beside it."""
+    trees = [place.beside(suffix).exists() for suffix in (RELAID_SUFFIX, ".aside")]
+    waits = next(iter(place.keys(STAGING)), None) is not None
+    return (place.size(ROOT_KEY) is None, waits, *trees)
 
 
 def _note_ledger(work: _Work, action: Action) -> _Done:
@@ -268,11 +286,12 @@ def _rewrite_shard(work: _Work, action: Action) -> _Done:
         remedy = _remedy(work, action, known, schema, number)
         if remedy.source == "nothing":
             return "unneeded", f"{action.key} is whole", ()
-        data, message, lost = _mended(work, action, schema, remedy)
-        more = {"lost": len(remedy.damaged.left.lost)} if lost else {}
-        told = shard_record(schema, remedy.damaged, data, **more)
-        _put_shard(work, action, known.root.uuid, data, told)
-    return "done", message, lost
+        mended = _mended(work, action, schema, remedy)
+        more = {"lost": len(remedy.damaged.left.lost)} if mended.lost else {}
+        told = shard_record(schema, remedy.damaged, mended.data, **more)
+        _put_shard(work, action, known.root.uuid, mended.data, told)
+    work.inexact = mended.inexact
+    return "done", mended.message, mended.lost
 
 
 def _remedy(
@@ -290,47 +309,76 @@ def _remedy(
     )
 
 
-def _mended(
-    work: _Work, action: Action, schema: CubeSchema, remedy: Remedy
-) -> tuple[bytes, str, tuple[str, ...]]:
-    """Return the whole shard, what was done, and what is lost."""
+def _mended(work: _Work, action: Action, schema: CubeSchema, remedy: Remedy) -> _Mended:
     damaged = remedy.damaged
     if remedy.data is not None:
-        return remedy.data, f"{action.key} was put together from {remedy.source}", ()
+        return _Mended(remedy.data, f"{action.key} was put together from {remedy.source}")
     lost = damaged.left.lost
     if action.kind == "mark_lost":
         values = {slot: lost_lightcurve(schema) for slot in lost}
         data = put_together(schema, damaged, values)
         told = f"{len(lost)} lightcurves of {action.key} are lost: {action.details.get('why')}"
-        return data, f"{action.key}: {len(lost)} lightcurves were marked as lost", (told,)
-    values, without = _rebuilt(work, schema, damaged.number, lost)
-    data = put_together(schema, damaged, values)
-    noted = damaged.noted.get("crc32c")
-    if noted is not None and crc32c(data) != noted and damaged.left.how == "order":
+        return _Mended(data, f"{action.key}: {len(lost)} lightcurves were marked as lost", (told,))
+    data = put_together(schema, damaged, _rebuilt(work, schema, damaged.number, lost))
+    if not _is_noted(damaged, data) and damaged.left.how == "order":
         # The chunks that were taken by their order may be in another: rebuild every one.
         every = distrusting_all(damaged)
-        values, without = _rebuilt(work, schema, damaged.number, every.left.lost)
+        values = _rebuilt(work, schema, damaged.number, every.left.lost)
         whole = put_together(schema, every, values)
-        if crc32c(whole) == noted:
-            return whole, f"{action.key} was rebuilt from the mosaics", without
-    equal = "" if noted is None or crc32c(data) == noted else ", not equal to what the ledger notes"
-    return (
-        data,
-        f"{action.key}: {len(lost)} lightcurves were rebuilt from the mosaics{equal}",
-        without,
+        if _is_noted(damaged, whole):
+            return _Mended(whole, f"{action.key} was rebuilt from the mosaics")
+    types = {schema.types[slot % schema.layout.n_types] for slot in lost}
+    without = tuple(one for one in work.measured.lost if one.types & types)
+    _refuse_unforeseen(work, action, without)
+    equal = "" if _is_noted(damaged, data) else ", not equal to what the ledger notes"
+    told = f"{action.key}: {len(lost)} lightcurves were rebuilt from the mosaics"
+    return _Mended(data, told + equal, tuple(one.why for one in without), _last_bits(work, action))
+
+
+def _is_noted(damaged: DamagedShard, data: bytes) -> bool:
+    """Say whether a file is the one that the ledger notes, or of which it notes nothing."""
+    told = {"size": len(data), "crc32c": crc32c(data), "crc32": zlib.crc32(data)}
+    return all(damaged.noted.get(name) in {None, value} for name, value in told.items())
+
+
+def _refuse_unforeseen(work: _Work, action: Action, without: tuple[Source, ...]) -> None:
+    """Refuse to lose more than the plan said, unless that was asked for."""
+    foreseen = set(action.details.get("without", ()))
+    more = [one for one in without if one.name not in foreseen]
+    if more and not work.plan.accept_loss:
+        msg = (
+            f"{action.key} was left as it is, since the plan did not foresee that measurements "
+            f"would be lost: {more[0].why}"
+            + (f", and {len(more) - 1} more" if len(more) > 1 else "")
+            + "; give the mosaics that were measured with --from, or accept the loss with "
+            "--accept-loss"
+        )
+        raise ImageMissing(msg)
+
+
+def _last_bits(work: _Work, action: Action) -> tuple[str, ...]:
+    """Tell of mosaics that measure a little differently now."""
+    names = work.measured.inexact
+    if not names:
+        return ()
+    shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+    told = (
+        f"{action.key}: {len(names)} mosaics ({shown}) do not measure to the last bit as the "
+        "ledger notes, so rebuilt values may differ in their last bits"
     )
+    return (told,)
 
 
 def _rebuilt(
     work: _Work, schema: CubeSchema, number: int, slots: tuple[int, ...]
-) -> tuple[dict[int, NDArray[np.float32]], tuple[str, ...]]:
-    """Return the values of lost slots, and sentences about sources that are gone."""
+) -> dict[int, NDArray[np.float32]]:
+    """Return the values of lost slots."""
     names = {slot: (number, *divmod(slot, schema.layout.n_types)) for slot in slots}
     if not all(name in work.measured.values for name in names.values()):
         wanted = {number: [(row, column) for _, row, column in names.values()]}
         wanted |= _also_wanted(work, schema, number, len(slots))
         work.measured = rebuild(work.place, wanted, images=work.plan.images, progress=work.progress)
-    return {slot: work.measured.values[name] for slot, name in names.items()}, work.measured.lost
+    return {slot: work.measured.values[name] for slot, name in names.items()}
 
 
 def _also_wanted(
@@ -403,27 +451,40 @@ def _tell_removed(work: _Work, keys: list[str], action: Action) -> None:
 def files_of(place: LocalPlace, key: str, beside: str) -> list[str]:
     """Return the keys of the plain files of a key: itself, or all below it; links are left out."""
     top = place.beside(f".{beside}") if beside else place
-    path = contained(top.root, key)
+    path = contained(top.root, key) if key else _whole(top)
     if not os.path.isdir(path):
-        return [key] if os.path.lexists(path) else []
+        return [key] if key and os.path.lexists(path) else []
     found = []
     for folder, folders, files in os.walk(path):  # links to folders are not followed
         folders.sort()
-        inside = os.path.relpath(folder, top.root).replace(os.sep, "/")
-        names = (f"{inside}/{name}" for name in sorted(files))
+        names = (f"{folder}/{name}".removeprefix(f"{top.root}/") for name in sorted(files))
         found += [name for name in names if not os.path.islink(top.path(name))]
     return found
+
+
+def _whole(top: LocalPlace) -> str:
+    """Return a folder beside a store; raises `UsageError` where it is a link."""
+    if os.path.islink(top.root):
+        msg = f"{top.root} is a link; nothing is moved over links: remove it by hand"
+        raise UsageError(msg)
+    return top.root
 
 
 def _remove_folders(place: LocalPlace, key: str, beside: str) -> None:
     """Remove folders that are empty now, from the innermost out."""
     top = place.beside(f".{beside}") if beside else place
-    path = contained(top.root, key)
+    path = contained(top.root, key) if key else _whole(top)
     if not os.path.isdir(path):
         return
     for folder, _, _ in os.walk(path, topdown=False):
         if not os.listdir(folder):
             os.rmdir(folder)
+
+
+def _refetch(work: _Work, action: Action) -> _Done:
+    return refetch(
+        work.place, action, work.quarantine, images=work.plan.images, progress=work.progress
+    )
 
 
 _DO: dict[str, Callable[[_Work, Action], _Done]] = {
@@ -435,5 +496,6 @@ _DO: dict[str, Callable[[_Work, Action], _Done]] = {
     "rewrite_shard": _rewrite_shard,
     "mark_lost": _rewrite_shard,
     "recompute_variability": _recompute,
+    "refetch": _refetch,
     "quarantine": _quarantine,
 }

@@ -26,6 +26,7 @@ ActionKind = Literal[
     "rewrite_shard",
     "mark_lost",
     "recompute_variability",
+    "refetch",
     "quarantine",
 ]
 """What repair can do, in the order in which it does it: what others need comes first."""
@@ -91,6 +92,8 @@ class RepairPlan:
         Sentences about what cannot be mended, or not by repair.
     images
         Folder with the mosaics, if another than that which the ledger names.
+    accept_loss
+        Whether lightcurves may be marked as lost of which the plan does not say so.
     """
 
     url: str
@@ -98,6 +101,7 @@ class RepairPlan:
     actions: tuple[Action, ...] = ()
     lost: tuple[str, ...] = ()
     images: str | None = None
+    accept_loss: bool = False
 
     @property
     def n_bytes(self) -> int:
@@ -110,6 +114,7 @@ class RepairPlan:
             "url": self.url,
             "uuid": self.uuid,
             "images": self.images,
+            "accept_loss": self.accept_loss,
             "n_actions": len(self.actions),
             "n_bytes": self.n_bytes,
             "actions": [action.to_dict() for action in self.actions],
@@ -157,12 +162,15 @@ class Outcome:
         What was done, or why not, in one sentence.
     lost
         Sentences about what it could not mend.
+    inexact
+        Sentences about what it mended, and which may differ in its last bits from what was there.
     """
 
     action: Action
     result: Literal["done", "unneeded", "failed"]
     message: str
     lost: tuple[str, ...] = ()
+    inexact: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -187,6 +195,11 @@ class RepairReport:
     quarantine: str = ""
 
     @property
+    def inexact(self) -> tuple[str, ...]:
+        """Sentences about what was mended and may differ in its last bits from what was there."""
+        return tuple(sorted({text for outcome in self.outcomes for text in outcome.inexact}))
+
+    @property
     def ok(self) -> bool:
         """Whether no action failed."""
         return all(outcome.result != "failed" for outcome in self.outcomes)
@@ -203,6 +216,7 @@ class RepairReport:
                 for o in self.outcomes
             ],
             "lost": list(self.lost),
+            "inexact": list(self.inexact),
         }
 
     def to_json(self) -> str:

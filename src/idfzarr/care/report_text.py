@@ -86,6 +86,7 @@ def print_report(inventory: Inventory, console: Console, *, shown: int = _SHOWN)
 def facts(inventory: Inventory) -> Iterator[str]:
     """Yield what was looked at, and how: one or two lines."""
     what = {"cube": "cube", "zarr3": "Zarr v3 store", "zarr2": "Zarr v2 store"}
+    what |= {"skycells": "skycells", "skycells_old": "skycells in an earlier layout"}
     parts = [what.get(inventory.store_kind, inventory.store_kind)]
     if inventory.uuid:
         parts.append(f"uuid {visible(inventory.uuid, at_most=60)}")

@@ -13,7 +13,7 @@ import stat
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
 import google_crc32c
 import numpy as np
@@ -24,14 +24,23 @@ from idfzarr.store.checksum import CRC_BYTES, RESIDUE
 from idfzarr.store.shard import ABSENT, index_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Sequence
+    from concurrent.futures import Future
 
     from numpy.typing import NDArray
 
     from idfzarr.care.read_only import ReadOnlyPlace
     from idfzarr.progress import Progress
 
-__all__ = ["MOST_INDEX", "IndexForm", "IndexSeen", "ShardFile", "judge_index", "read_indexes"]
+__all__ = [
+    "MOST_INDEX",
+    "IndexForm",
+    "IndexScan",
+    "IndexSeen",
+    "ShardFile",
+    "judge_index",
+    "read_indexes",
+]
 
 MOST_INDEX = 1 << 26
 """Bytes of an index; a larger one is not read."""
@@ -291,15 +300,80 @@ def _too_short(size: int, form: IndexForm) -> IndexSeen:
     return IndexSeen("torn", told, size)
 
 
+class IndexScan:
+    """Reads indexes in threads while files are still being found; use it as a context.
+
+    Parameters
+    ----------
+    place
+        The store.
+    form
+        What the indexes must look like.
+    workers
+        Threads.
+
+    Raises
+    ------
+    ValueError
+        An index would have more than `MOST_INDEX` bytes.
+    """
+
+    def __init__(self, place: ReadOnlyPlace, form: IndexForm, *, workers: int = 2) -> None:
+        if form.n_bytes > MOST_INDEX:
+            msg = f"an index of {form.n_bytes} bytes is more than {MOST_INDEX} and is not read"
+            raise ValueError(msg)
+        self._place, self._form, self._workers = place, form, max(1, workers)
+        self._own = threading.local()
+        self._waiting: list[ShardFile] = []
+        self._parts: list[Future[list[IndexSeen]]] = []
+        self._handle = self._device = -1
+
+    def __enter__(self) -> Self:
+        if self._place.folder is not None:
+            self._handle = os.open(self._place.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._device = os.fstat(self._handle).st_dev
+        self._pool = ThreadPoolExecutor(self._workers)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+        if self._handle >= 0:
+            os.close(self._handle)
+
+    def add(self, file: ShardFile) -> None:
+        """Have an index read, soon."""
+        self._waiting.append(file)
+        if len(self._waiting) >= _AT_ONCE:
+            self._send()
+
+    def _send(self) -> None:
+        part, self._waiting = self._waiting, []
+        self._parts.append(self._pool.submit(self._look, part))
+
+    def _look(self, part: Sequence[ShardFile]) -> list[IndexSeen]:
+        if not hasattr(self._own, "reader"):
+            reader = _Reader(self._place, self._form, self._handle, self._device)
+            self._own.reader = reader
+        return [self._own.reader.look(file) for file in part]
+
+    def results(self, progress: Progress = silent) -> list[IndexSeen]:
+        """Wait for all that were added and return what was seen, in that order."""
+        self._send()
+        seen: list[IndexSeen] = []
+        total = len(self._parts)
+        for done, part in enumerate(self._parts, start=1):
+            seen += part.result()
+            progress("structure", done, total)
+        if self._place.folder is not None:
+            n_read = sum(one.problem in _INDEX_READ for one in seen)
+            self._place.counter.n_read += self._form.n_bytes * n_read
+        return seen
+
+
 def read_indexes(
-    place: ReadOnlyPlace,
-    files: Sequence[ShardFile],
-    form: IndexForm,
-    *,
-    workers: int = 2,
-    progress: Progress = silent,
+    place: ReadOnlyPlace, files: Iterable[ShardFile], form: IndexForm, *, workers: int = 2
 ) -> list[IndexSeen]:
-    """Read and judge the index of every shard.
+    """Read and judge the indexes of shards.
 
     Parameters
     ----------
@@ -311,8 +385,6 @@ def read_indexes(
         What their indexes must look like.
     workers
         Threads.
-    progress
-        Told shards.
 
     Returns
     -------
@@ -324,40 +396,7 @@ def read_indexes(
     ValueError
         An index would have more than `MOST_INDEX` bytes.
     """
-    if form.n_bytes > MOST_INDEX:
-        msg = f"an index of {form.n_bytes} bytes is more than {MOST_INDEX} and is not read"
-        raise ValueError(msg)
-    if not files:
-        return []
-    handle = -1
-    if place.folder is not None:
-        handle = os.open(place.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        device = os.fstat(handle).st_dev if handle >= 0 else 0
-        own = threading.local()
-
-        def look(part: Sequence[ShardFile]) -> list[IndexSeen]:
-            if not hasattr(own, "reader"):
-                own.reader = _Reader(place, form, handle, device)
-            return [own.reader.look(file) for file in part]
-
-        seen: list[IndexSeen] = []
-        with ThreadPoolExecutor(max(1, workers)) as pool:
-            try:
-                for part in pool.map(look, _parts(files)):
-                    seen += part
-                    progress("structure", len(seen), len(files))
-            finally:
-                pool.shutdown(cancel_futures=True)
-    finally:
-        if handle >= 0:
-            os.close(handle)
-    if place.folder is not None:
-        n_read = sum(one.problem in _INDEX_READ for one in seen)
-        place.counter.n_read += form.n_bytes * n_read
-    return seen
-
-
-def _parts(files: Sequence[ShardFile]) -> Iterator[Sequence[ShardFile]]:
-    for first in range(0, len(files), _AT_ONCE):
-        yield files[first : first + _AT_ONCE]
+    with IndexScan(place, form, workers=workers) as scan:
+        for file in files:
+            scan.add(file)
+        return scan.results()

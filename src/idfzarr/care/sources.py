@@ -145,7 +145,8 @@ def check_sources(
     Returns
     -------
     SourcesChecked
-        ``source_missing`` for files that are gone, one for all of a folder that is gone whole;
+        ``source_missing`` for files that are gone, one for all of a folder that is gone whole, and
+        for those that this user may not read;
         ``source_changed`` for files that are there and differ.
     """
     files = source_files(state)
@@ -162,11 +163,12 @@ def check_sources(
     for file, (what, _) in zip(files, outcomes, strict=True):
         if what not in {_SAME, _MISSING}:
             told = f"{file.path} (AOR {file.aor}, {file.channel}) {what}"
-            found.append(finding("source_changed", _WHERE, told))
+            kind = "source_missing" if what == _BARRED else "source_changed"
+            found.append(finding(kind, _WHERE, told))
     return SourcesChecked(tuple(found), len(files), sum(n for _, n in outcomes))
 
 
-_SAME, _MISSING = "is the same", "is missing"
+_SAME, _MISSING, _BARRED = "is the same", "is missing", "may not be read by this user"
 
 
 def _examine(file: SourceFile, *, verify: bool) -> tuple[str, int]:
@@ -182,6 +184,8 @@ def _examine(file: SourceFile, *, verify: bool) -> tuple[str, int]:
         finally:
             os.close(handle)
     except OSError as error:
+        if error.errno in {errno.EACCES, errno.EPERM}:
+            return _BARRED, 0
         told = f"cannot be read: {error.strerror or error}"
         return (_MISSING if error.errno in _GONE else told), 0
 

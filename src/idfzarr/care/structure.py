@@ -50,6 +50,7 @@ _MOST_MISSING = 1000  # of one array, one by one
 _MOST_CHUNKS = 1 << 22
 _MOST_ITEMS = 1 << 26
 _SHORTEST_STRING = 4  # its length
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EIO)
 
 
 # -------------------------------------------------------------------- own metadata
@@ -111,22 +112,15 @@ def _own_metadata(
     key = f"{path}/{ROOT_KEY}"
     where = Where(path, key, n_bytes=listing.metadata.get(path))
     if path not in listing.metadata:
-        if node == group_json():
-            told = f"{key} is gone; the group it is of stands in the root"
-            return finding("consolidated_stale", where, told)
-        return finding("metadata_corrupt", where, f"{key} is gone")
+        return _gone(node, key, where)
     try:
         data = place.read(key)
-        own = json.loads(data)
-    except FileNotFoundError:
-        return finding("metadata_corrupt", where, f"{key} is gone")
     except OSError as error:
-        kind = "metadata_corrupt" if error.errno == errno.EFBIG else "unreadable"
+        kind = "unreadable" if error.errno in _FORBIDDEN else "metadata_corrupt"
         return finding(kind, where, f"{key} cannot be read: {error.strerror or error}")
-    except (ValueError, RecursionError) as error:
-        return finding("metadata_corrupt", where, f"{key} is no JSON: {str(error)[:200]}")
-    if not isinstance(own, dict):
-        return finding("metadata_corrupt", where, f"{key} is no metadata of Zarr")
+    own = _parsed(data)
+    if isinstance(own, str):
+        return finding("metadata_corrupt", where, f"{key} {own}")
     if _spelled(own) == _spelled(node):
         return None
     if (path, crc32c(data)) in noted:
@@ -136,9 +130,26 @@ def _own_metadata(
     return finding(kind, where, f"{key} differs from the root's copy of it: {told}")
 
 
+def _gone(node: Mapping[str, Any], key: str, where: Where) -> Finding:
+    """Return the finding of metadata that is not there; a group needs none to be read."""
+    if node == group_json():
+        told = f"{key} is gone; the group it is of stands in the root"
+        return finding("consolidated_stale", where, told)
+    return finding("metadata_corrupt", where, f"{key} is gone")
+
+
+def _parsed(data: bytes) -> dict[str, Any] | str:
+    """Return the object that metadata is, or why it is none."""
+    try:
+        found = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        return f"is no JSON: {str(error)[:200]}"
+    return found if isinstance(found, dict) else "is no metadata of Zarr"
+
+
 def _spelled(node: Mapping[str, Any]) -> str:
     """Return metadata in one spelling; for Python true is 1, for Zarr it is not."""
-    return json.dumps(node, sort_keys=True, separators=(",", ":"))
+    return json.dumps(node, sort_keys=True, separators=(",", ":"), default=repr)
 
 
 def _difference(own: Mapping[str, Any], node: Mapping[str, Any]) -> tuple[str, str]:
@@ -146,7 +157,7 @@ def _difference(own: Mapping[str, Any], node: Mapping[str, Any]) -> tuple[str, s
     names = sorted(
         str(name)
         for name in own.keys() | node.keys()
-        if (name in own) != (name in node) or _spelled({"": own[name]}) != _spelled({"": node[name]})
+        if _spelled({"": own.get(name, ...)}) != _spelled({"": node.get(name, ...)})
     )
     if names == ["attributes"]:
         return "consolidated_stale", "its attributes are others"
@@ -162,9 +173,7 @@ def _is_shorter(own: Mapping[str, Any], node: Mapping[str, Any]) -> bool:
     before, after, dims = own["shape"], node.get("shape"), dims_of(node)
     if not isinstance(before, list) or not isinstance(after, list) or len(before) != len(after):
         return False
-    changed = [
-        (dim, a, b) for dim, a, b in zip(dims, before, after, strict=False) if a != b
-    ]
+    changed = [(dim, a, b) for dim, a, b in zip(dims, before, after, strict=False) if a != b]
     return all(
         dim in _GROWING and type(a) is int and type(b) is int and 0 <= a < b
         for dim, a, b in changed
@@ -220,10 +229,7 @@ def _usual_lengths(claims: Claims) -> dict[tuple[str, str], int]:
         group = path.rpartition("/")[0]
         for dim, length in zip(dims_of(node), _shape(node), strict=False):
             counted.setdefault((group, dim), Counter())[length] += 1
-    return {
-        at: max(counts, key=lambda n: (counts[n], n))
-        for at, counts in counted.items()
-    }
+    return {at: max(counts, key=lambda n: (counts[n], n)) for at, counts in counted.items()}
 
 
 # -------------------------------------------------------------------- chunks of plain arrays
@@ -362,26 +368,22 @@ def _decode(
         where = Where(spec.path, key)
         found.append(finding("unreadable", where, f"{key} cannot be read: {error.strerror}"))
         return None
-    where = Where(spec.path, key, n_bytes=len(data))
-    if not is_intact(data):
-        found.append(finding("chunk_corrupt", where, f"{key} does not match its crc32c"))
-        return None
-    if spec.codec != "none":
+    told = "" if is_intact(data) else f"{key} does not match its crc32c"
+    if not told and spec.codec != "none":
         return None  # what it unpacks to is not known: that is for the level full
-    if spec.dtype == "string" and math.prod(spec.chunks) * _SHORTEST_STRING > len(data):
-        told = f"{key} of {len(data)} bytes cannot hold {math.prod(spec.chunks)} strings"
-        found.append(finding("chunk_corrupt", where, told))
-        return None
-    try:
-        return decode_chunk(spec, data, where=key)
-    except ChunkCorrupt as error:
-        found.append(finding("chunk_corrupt", where, str(error)))
-        return None
+    count = math.prod(spec.chunks)
+    if not told and spec.dtype == "string" and count * _SHORTEST_STRING > len(data):
+        told = f"{key} of {len(data)} bytes cannot hold {count} strings"
+    if not told:
+        try:
+            return decode_chunk(spec, data, where=key)
+        except ChunkCorrupt as error:
+            told = str(error)
+    found.append(finding("chunk_corrupt", Where(spec.path, key, n_bytes=len(data)), told))
+    return None
 
 
-def _joined(
-    spec: ArraySpec, grid: Grid, parts: Mapping[int, NDArray[Any]]
-) -> NDArray[Any]:
+def _joined(spec: ArraySpec, grid: Grid, parts: Mapping[int, NDArray[Any]]) -> NDArray[Any]:
     is_text = spec.dtype == "string"
     out = np.empty(spec.shape, dtype=object if is_text else spec.dtype)
     for number, part in parts.items():

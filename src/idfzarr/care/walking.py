@@ -125,19 +125,20 @@ def _walk_local(root: str, prefix: str) -> Iterator[Seen]:
             return
         stack.append(begin)
         while stack:
-            entry = _next_of(stack[-1])
+            folder = stack[-1]
+            try:
+                entry = next(folder.entries, None)
+            except OSError as error:
+                yield _unreadable(folder.head.rstrip("/"), error)
+                entry = None
             if entry is None:
                 _close(stack.pop())
                 continue
-            if isinstance(entry, Seen):
-                _close(stack.pop())
-                yield entry
-                continue
             count += 1
             if count > MOST_ENTRIES:
-                yield Seen(stack[-1].head.rstrip("/"), Sort.MANY)
+                yield Seen(folder.head.rstrip("/"), Sort.MANY)
                 return
-            seen = _look(entry, stack)
+            seen = _look(entry, folder, stack)
             if seen is not None:
                 yield seen
     finally:
@@ -157,14 +158,11 @@ def _open_top(root: str, prefix: str) -> _Folder | Seen:
     except OSError as error:
         if handle >= 0:
             os.close(handle)
-        return Seen(prefix, Sort.UNREADABLE, told=error.strerror or str(error))
+        return _unreadable(prefix, error)
 
 
-def _next_of(folder: _Folder) -> os.DirEntry[str] | Seen | None:
-    try:
-        return next(folder.entries, None)
-    except OSError as error:
-        return Seen(folder.head.rstrip("/"), Sort.UNREADABLE, told=error.strerror or str(error))
+def _unreadable(key: str, error: OSError) -> Seen:
+    return Seen(key, Sort.UNREADABLE, told=error.strerror or str(error))
 
 
 def _close(folder: _Folder) -> None:
@@ -172,15 +170,15 @@ def _close(folder: _Folder) -> None:
     os.close(folder.handle)
 
 
-def _look(entry: os.DirEntry[str], stack: list[_Folder]) -> Seen | None:
+def _look(entry: os.DirEntry[str], above: _Folder, stack: list[_Folder]) -> Seen | None:
     """Return what an entry is; a folder is put upon the stack instead."""
-    above = stack[-1]
-    key = above.head + entry.name
+    name = entry.name
+    key = above.head + name
     try:
         if entry.is_dir(follow_symlinks=False):
             if len(stack) >= MOST_DEPTH:
                 return Seen(key, Sort.DEEP)
-            handle = os.open(entry.name, _INNER, dir_fd=above.handle)
+            handle = os.open(name, _INNER, dir_fd=above.handle)
             try:
                 stack.append(_Folder(key + "/", handle, os.scandir(handle)))
             except BaseException:
@@ -188,14 +186,14 @@ def _look(entry: os.DirEntry[str], stack: list[_Folder]) -> Seen | None:
                 raise
             return None
         if entry.is_symlink():
-            return Seen(key, Sort.LINK, told=os.readlink(entry.name, dir_fd=above.handle))
+            return Seen(key, Sort.LINK, told=os.readlink(name, dir_fd=above.handle))
         status = entry.stat(follow_symlinks=False)
         sort = Sort.FILE if entry.is_file(follow_symlinks=False) else Sort.OTHER
         readable = status.st_mode & _ALL_MAY_READ == _ALL_MAY_READ or _may_read(entry, above)
     except FileNotFoundError:  # gone while it was looked at
         return None
     except OSError as error:
-        return Seen(key, Sort.UNREADABLE, told=error.strerror or str(error))
+        return _unreadable(key, error)
     return Seen(key, sort, status.st_size, status.st_mtime_ns, status.st_ino, readable)
 
 

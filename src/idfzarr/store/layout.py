@@ -34,8 +34,8 @@ def capacity_for(n_aors: int) -> int:
     Returns
     -------
     int
-        A thirty-second more than that, at least 16 more, as a multiple of 16. An append writes every
-        shard anew, as laying the cube out anew does, so more room would be read for nothing.
+        A thirty-second more than that, at least 16 more, as a multiple of 16. An append writes
+        every shard anew, as laying the cube out anew does, so more room would be read for nothing.
 
     Examples
     --------

@@ -14,6 +14,8 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from idfzarr.errors import IdfzarrError
+from idfzarr.store.arrays import json_bytes
+from idfzarr.store.checksum import crc32c
 from idfzarr.store.ledger import LEDGER_SUFFIX, read_ledger
 from idfzarr.store.root import ROOT_KEY, Root, read_root
 from idfzarr.store.schema import ROOT_ATTRIBUTE
@@ -21,9 +23,18 @@ from idfzarr.store.schema import ROOT_ATTRIBUTE
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from idfzarr.store.ledger import LedgerState
     from idfzarr.store.place import Place
 
-__all__ = ["choose_copy", "commit_root", "copies_of", "copy_key", "keep_copy", "remove_older"]
+__all__ = [
+    "choose_copy",
+    "commit_root",
+    "committed_root",
+    "copies_of",
+    "copy_key",
+    "keep_copy",
+    "remove_older",
+]
 
 _NAME = re.compile(r"root-(\d{1,9})\.json")
 _CRC = "metadata_crc32c"
@@ -130,23 +141,25 @@ def copies_of(place: Place, *, uuid: str | None = None) -> dict[int, tuple[bytes
 def choose_copy(place: Place) -> tuple[bytes, Root] | None:
     """Return the copy of the root that was committed last.
 
-    Where the damaged root still states its crc32c, the copy that has the same is the one. Else it
-    is that of the generation that the ledger calls published last; else the oldest, which was
-    surely committed.
+    That of a root which is whole and was altered is the one of its generation. Where a damaged root
+    still states its crc32c, the copy that has the same is the one. Else it is that of the
+    generation that the ledger calls published last; else the oldest, which was surely committed.
 
     Parameters
     ----------
     place
-        A store whose own root is damaged or gone.
+        A store whose own root is damaged, altered or gone.
 
     Returns
     -------
     tuple or None
         Bytes and root; None where there is no copy that can be believed.
     """
-    damaged = stated_by_damaged(place)
     copies = copies_of(place)
-    stated = damaged.get(_CRC)
+    standing = _standing(place)
+    if standing is not None and standing.generation in copies:
+        return copies[standing.generation]
+    stated = stated_by_damaged(place).get(_CRC)
     for data, root in copies.values():
         if stated is not None and root.ours.get(_CRC) == stated:
             return data, root
@@ -158,6 +171,61 @@ def choose_copy(place: Place) -> tuple[bytes, Root] | None:
     known = sorted(copies)
     chosen = last if last in copies else next(iter(known), None)
     return None if chosen is None else copies[chosen]
+
+
+def _standing(place: Place) -> Root | None:
+    try:
+        return read_root(place)
+    except (OSError, IdfzarrError):
+        return None
+
+
+def committed_root(place: Place, root: Root, state: LedgerState) -> Root:
+    """Return a root as it was committed: itself, or the ledger's copy of it.
+
+    Whoever commits a root keeps its copy first. A root that is whole by its crc32c, of the same
+    generation as the copy and yet another was altered by somebody who made the crc32c right.
+
+    Parameters
+    ----------
+    place
+        The store.
+    root
+        What stands there.
+    state
+        The ledger's records of this store: metadata that a writer noted to have written is no
+        alteration, with a copy or without.
+
+    Returns
+    -------
+    Root
+        The copy, if the root was altered. What is the user's own in the root does not count.
+    """
+    crc = root.ours.get(_CRC)
+    try:
+        data = place.beside(LEDGER_SUFFIX).read(copy_key(root.generation))
+        seen = read_root(_CopyPlace(place, data))  # type: ignore[arg-type]
+    except (OSError, IdfzarrError):
+        return root
+    same = seen.ours.get(_CRC) == crc and seen.metadata == root.metadata
+    if same or (seen.generation, seen.uuid) != (root.generation, root.uuid):
+        return root
+    noted = {
+        (str(record.fields["metadata"]), record.fields.get("crc32c"))
+        for record in state.of("note")
+        if "metadata" in record.fields
+    }
+    paths = [
+        path
+        for path in root.metadata.keys() | seen.metadata.keys()
+        if root.metadata.get(path) != seen.metadata.get(path)
+    ]
+    if paths and all(
+        path in root.metadata and (path, crc32c(json_bytes(root.metadata[path]))) in noted
+        for path in paths
+    ):
+        return root
+    return Root(place, seen.attributes, seen.metadata)
 
 
 def stated_by_damaged(place: Place) -> Mapping[str, Any]:
