@@ -74,7 +74,6 @@ def test_everything_is_fetched_once(service, tmp_path):
     assert report.status == "completed"
     assert report.ok
     assert report.counts["downloaded"] == 15 == len(report.arrays)
-    assert {r.status for r in service.requests} == {200}
     opened = SkycellStore(store)
     assert len(opened.arrays()) == 15
     for array in opened.arrays():
@@ -86,7 +85,12 @@ def test_everything_is_fetched_once(service, tmp_path):
         assert source["size"] == len(body)
         assert source["etag"].startswith('"')
         assert source["last_modified"].endswith("GMT")
+    # the service notes the end of a reply a moment after the client has it
+    until = time.monotonic() + 20
+    while service.bytes_sent() != report.n_bytes and time.monotonic() < until:
+        time.sleep(0.01)
     assert report.n_bytes == service.bytes_sent()
+    assert {r.status for r in service.requests} == {200}
     assert ("fetch", 15, 15) in told
     assert told[-1][0] == "fetch"
     assert max(done for label, done, _ in told if label == "download") == report.n_bytes
