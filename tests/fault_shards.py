@@ -256,7 +256,7 @@ def _flip_plain(target, rng, group, after="told"):
 
 @variant(7, "bit of a coordinate")
 def coordinate_bit(target, rng):
-    return _flip_plain(target, rng, "coordinate")
+    return _flip_plain(target, rng, "coordinate", "mended")
 
 
 @variant(7, "bit of a column of the catalogue")
@@ -271,7 +271,7 @@ def image_bit(target, rng):
 
 @variant(7, "bit of a column of statistics")
 def statistics_bit(target, rng):
-    return _flip_plain(target, rng, "variability")
+    return _flip_plain(target, rng, "variability", "mended")
 
 
 WRONG = ("wrong_shard", "shard_torn")

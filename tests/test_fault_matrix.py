@@ -7,6 +7,7 @@ thousand of them.
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import random
 import shutil
@@ -15,6 +16,7 @@ import sys
 import tempfile
 import traceback
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +30,7 @@ from killed_repair import Repairs
 from idfzarr.care.inventory import inventory
 from idfzarr.care.repair import plan_repair
 
+MEMORY = Path("/dev/shm")  # noqa: S108 - a folder of its own is made in it
 NOBODY = 65534
 ORDER = ("listing", "structure", "scrub", "full")
 
@@ -40,6 +43,16 @@ def fault_bases(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def no_fsync(monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda handle: None)
+
+
+@pytest.fixture
+def memory(tmp_path):
+    """Return a folder in memory where there is room, since the disk is not what is tested."""
+    if not MEMORY.is_dir() or shutil.disk_usage(MEMORY).free < 1 << 30:
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(prefix="idfzarr-", dir=MEMORY) as name:
+        yield Path(name)
 
 
 @dataclass
@@ -224,7 +237,7 @@ def compare(out, fault, store, pristine, chunks):
     whole = held(store)
     if fault.number == 13 or not chunks:
         return
-    if "zarr.json" in whole and "object/c/0" in whole and fault.number != 15:
+    if "zarr.json" in whole and "object/c/0" in whole and fault.number not in {15, 16}:
         found = whole_chunks(store)
         other = [slot for slot, data in chunks.items() if found.get(slot) != data]
         if fault.after == "mended":
@@ -260,30 +273,40 @@ def test_the_stores_to_be_damaged_are_healthy(fault_bases):
         assert plan_repair(found).actions == ()
 
 
-def test_every_fault_is_found_told_apart_and_mended(fault_bases, tmp_path, record_property):
-    """A sample of every row: two of its ways at least."""
+def test_every_fault_is_found_told_apart_and_mended(fault_bases, memory, record_property):
+    """A sample of every row: two of its ways."""
     chosen = []
     for number in range(1, 19):
         ways = [v for v in all_variants() if v.number == number]
-        chosen += ways if len(ways) < 3 else random.Random(number).sample(ways, 3)
+        chosen += random.Random(number).sample(ways, min(2, len(ways)))
     outcomes = [
-        examine(fault_bases, variant, 1, tmp_path / f"{k}") for k, variant in enumerate(chosen)
+        examine(fault_bases, variant, 1, memory / f"{k}") for k, variant in enumerate(chosen)
     ]
     told(outcomes, record_property)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(5400)
-def test_a_thousand_faults(fault_bases, tmp_path, record_property):
+@pytest.mark.timeout(1800)
+def test_a_thousand_faults(fault_bases, memory, record_property):
     variants = all_variants()
     rounds = -(-1000 // len(variants))
-    outcomes = [
-        examine(fault_bases, variant, seed, tmp_path / f"{seed}-{k}")
+    asked = [
+        (fault_bases, variant, seed, memory / f"{seed}-{k}")
         for seed in range(2, 2 + rounds)
         for k, variant in enumerate(variants)
     ]
-    assert len(outcomes) >= 1000
+    # Those that touch the images, which all the stores have in common, come one after another.
+    alone = [one for one in asked if one[1].number == 17]
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(2, context, without_fsync) as pool:
+        outcomes = list(pool.map(examine, *zip(*(a for a in asked if a not in alone), strict=True)))
+    outcomes += [examine(*one) for one in alone]
+    assert len(outcomes) == len(asked) >= 1000
     told(outcomes, record_property)
+
+
+def without_fsync():
+    os.fsync = lambda handle: None
 
 
 # ------------------------------------------------------------------ several at once
@@ -362,11 +385,14 @@ def test_a_repair_that_is_killed_goes_on_and_ends_the_same(fault_bases, tmp_path
                 assert killed["code"] == -signal.SIGKILL
                 again = repairs.run(folder / "f.zarr")
                 assert again["code"] == 0
-                found = held(folder / "f.zarr")
+                # What the killed one had half written is told, and taken away, once it is old.
+                found = {k: v for k, v in held(folder / "f.zarr").items() if k[-8:] != ".partial"}
                 left = sorted(k for k in found.keys() | wanted if found.get(k) != wanted.get(k))
                 assert not left, (seed, at, left)
                 after = inventory(folder / "f.zarr", level="full")
                 assert not trouble(after), (seed, at, brief(trouble(after)))
+                old = trouble(inventory(folder / "f.zarr", level="full", grace=0))
+                assert {f.kind for f in old} <= {"partial_file"}, (seed, at, brief(old))
                 shutil.rmtree(folder)
                 done += 1
     assert done >= min(kills, 3)

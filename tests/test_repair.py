@@ -186,15 +186,28 @@ def test_a_damaged_array_is_had_from_a_second_place(store, tree, key):
 
 def test_what_has_no_second_copy_is_said_to_be_lost(store, tree):
     before = tree(store)
-    edit(store / "mjd/c/0/0", flip(3))
-    edit(store / "aor/c/0", flip(3))
-    report = mend(store, array("chunk_corrupt", "mjd/c/0/0"), array("chunk_corrupt", "aor/c/0"))
+    keys = ["catalogue/peak/c/0", "catalogue/flags/c/0"]
+    for key in keys:
+        edit(store / key, flip(3))
+    report = mend(store, *(array("chunk_corrupt", key) for key in keys))
     assert len(report.lost) == 2
-    changed = {k for k, v in tree(store).items() if before[k] != v}
-    assert changed == {"mjd/c/0/0", "aor/c/0"}
+    assert {k for k, v in tree(store).items() if before[k] != v} == set(keys)
     assert [r.fields["lost"] for r in read_ledger(store).of("note") if "lost" in r.fields] == [
-        "mjd"
+        "catalogue/peak"
     ]
+
+
+def test_times_and_zero_points_come_back_from_the_mosaics(store, tree):
+    before = tree(store)
+    keys = ["mjd/c/0/0", "aor/c/0", "zeropoint/c/0/0", SHARD]
+    for key in keys:
+        edit(store / key, flip(3))
+    findings = [array("chunk_corrupt", key) for key in keys[:3]] + [shard("chunk_corrupt")]
+    plan = plan_repair(Seen(str(store), tuple(findings)))
+    assert plan.lost == ()
+    assert [action.key for action in plan.actions] == ["aor", "mjd", SHARD, "zeropoint"]
+    assert plan.apply().ok
+    assert tree(store) == before
 
 
 @pytest.mark.parametrize("key", ["ra/zarr.json", "lightcurves/zarr.json", "catalogue/zarr.json"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -241,13 +242,26 @@ def ledger_records(store):
 
 def tree_of(folder):
     """Return every entry below a folder: what it is, mode, time of change, bytes or target."""
-    found = {}
-    for top, folders, files in os.walk(folder):
-        for name in [*folders, *files, "."]:
-            path = Path(top) / name
-            told = path.lstat()
-            held = str(path.readlink()) if path.is_symlink() else None
-            if path.is_file() and not path.is_symlink():
-                held = path.read_bytes() if told.st_size < 1 << 30 else told.st_size
-            found[str(path.relative_to(folder))] = (told.st_mode, told.st_mtime_ns, held)
+    told = os.lstat(folder)
+    found, waiting = {".": (told.st_mode, told.st_mtime_ns, None)}, [os.fspath(folder)]
+    cut = len(waiting[0]) + 1
+    while waiting:
+        with os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                told, held = entry.stat(follow_symlinks=False), None
+                if entry.is_symlink():
+                    held = os.readlink(entry.path)  # noqa: PTH115 - it is called very often
+                elif entry.is_dir():
+                    waiting.append(entry.path)
+                elif stat.S_ISREG(told.st_mode):
+                    held = read_all(entry.path) if told.st_size < 1 << 30 else told.st_size
+                found[entry.path[cut:]] = (told.st_mode, told.st_mtime_ns, held)
     return found
+
+
+def read_all(path):
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        return os.read(handle, os.fstat(handle).st_size)
+    finally:
+        os.close(handle)

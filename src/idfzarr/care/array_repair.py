@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from idfzarr.care.rebuilding import measured_again
+from idfzarr.care.rebuilding import FROM_LIGHTCURVES, made_anew, measured_again
 from idfzarr.errors import IdfzarrError
 from idfzarr.store.arrays import decode_chunk, encode_array, parse_array, read_array
 from idfzarr.store.checksum import is_intact
@@ -59,7 +59,7 @@ def is_recomputed(path: str) -> bool:
     return path.split("/", 1)[0] == VARIABILITY
 
 
-def find_values(known: KnownStore, path: str) -> Found:
+def find_values(known: KnownStore, path: str, images: str | None = None) -> Found:
     """Find the values of a damaged array elsewhere.
 
     Parameters
@@ -68,6 +68,8 @@ def find_values(known: KnownStore, path: str) -> Found:
         The store.
     path
         Of the array.
+    images
+        Folder with the mosaics, if another than that which the ledger names.
 
     Returns
     -------
@@ -77,7 +79,7 @@ def find_values(known: KnownStore, path: str) -> Found:
     spec = _spec(known, path)
     if spec is None:
         return Found(None, f"{path} is in chunks or codecs that idfzarr does not write")
-    derived = _derive(known, path)
+    derived = _derive(known, path) or _from_build(known, path, images)
     fills = spec.dtype.startswith("float")
     if derived is None:
         filled = "; what is damaged of it becomes NaN" if fills else ""
@@ -155,6 +157,14 @@ def _from_ledger(
 ) -> tuple[NDArray[Any], str] | None:
     values = measured_again(known, path)
     return None if values is None else (values, "the ledger")
+
+
+def _from_build(
+    known: KnownStore, path: str, images: str | None
+) -> tuple[NDArray[Any], str] | None:
+    values = made_anew(known, path, images)
+    told = "the lightcurves" if path in FROM_LIGHTCURVES else "the headers of the mosaics"
+    return None if values is None else (values, told)
 
 
 def _agrees(known: KnownStore, spec: ArraySpec, values: NDArray[Any]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +12,10 @@ from idfzarr.care.finding import Where, finding
 from idfzarr.care.history import append_history, last_read_well
 from idfzarr.care.listing import ChunkFiles, Grid
 from idfzarr.care.plain import ArrayCensus
-from idfzarr.care.plain_values import check_plain_values
+from idfzarr.care.plain_values import MOST_DECODED, check_plain_values
 from idfzarr.care.scrub import ScrubTask, choose, scrub
 from idfzarr.care.sources import check_sources
+from idfzarr.care.unpacked_size import unpacks_within
 from idfzarr.care.values import (
     check_coordinates,
     check_cube_values,
@@ -21,6 +23,9 @@ from idfzarr.care.values import (
     check_times,
 )
 from idfzarr.care.zarr_node import ArrayNode, parse_v3
+from idfzarr.errors import ChunkCorrupt, IdfzarrError
+from idfzarr.store.arrays import STRING, decode_chunk, parse_array
+from idfzarr.store.checksum import CRC_BYTES
 from idfzarr.store.schema import LIGHTCURVES, VARIABILITY
 
 if TYPE_CHECKING:
@@ -35,6 +40,7 @@ if TYPE_CHECKING:
     from idfzarr.care.ledger_check import Noted
     from idfzarr.care.listing import Listing
     from idfzarr.care.read_only import ReadOnlyPlace
+    from idfzarr.store.arrays import ArraySpec
     from idfzarr.store.ledger import LedgerState
 
 __all__ = ["Contents", "look_inside", "within_bounds"]
@@ -231,6 +237,8 @@ def _plain_decoded(
     contents: Contents, root: str, findings: Iterable[Finding], asked: Any
 ) -> Sequence[Finding]:
     """Decode the arrays beside the cube, what is damaged already left out."""
+    skip = {one.where.key for one in findings}
+    found: list[Finding] = []
     censuses = []
     for path, node in nodes_of(contents.claims).items():
         if path == LIGHTCURVES or path not in contents.listing.chunks:
@@ -238,12 +246,54 @@ def _plain_decoded(
         grid = Grid.of_node(path, contents.claims.nodes[path])
         numbers, sizes, _ = contents.listing.chunks[path].in_order()
         keys = [grid.key(number) for number in numbers.tolist()]
-        keys = [key for key in keys if not contents.listing.is_blocked(key)]
+        keys = [key for key in keys if not contents.listing.is_blocked(key) and key not in skip]
+        spec = _spec_of_numbers(path, contents.claims.nodes[path])
+        if spec is not None and sizes.max(initial=0) <= MOST_DECODED:
+            found += [bad for key in keys if (bad := _misfit(contents.place, spec, key))]
+            continue
         censuses.append(ArrayCensus(node, tuple(keys), int(sizes.sum()), len(keys)))
-    skip = {one.where.key for one in findings}
-    done = check_plain_values(root, censuses, skip=skip, progress=asked.progress)
+    done = check_plain_values(root, censuses, progress=asked.progress)
     contents.place.counter.n_read += done.n_read
-    return done.findings
+    return [*found, *done.findings]
+
+
+def _spec_of_numbers(path: str, node: Mapping[str, Any]) -> ArraySpec | None:
+    """Return what an array of numbers is that this package wrote, None for any other."""
+    try:
+        spec = parse_array(path, node)
+    except IdfzarrError:
+        return None
+    return None if spec is None or spec.dtype == STRING or _bytes_of(spec) > MOST_DECODED else spec
+
+
+def _bytes_of(spec: ArraySpec) -> int:
+    return math.prod(spec.chunks) * np.dtype(spec.dtype).itemsize
+
+
+def _misfit(place: ReadOnlyPlace, spec: ArraySpec, key: str) -> Finding | None:
+    """Decode a chunk of numbers of ours; return what is wrong with it.
+
+    Where it is not compressed, its size and crc32c are all there is, and have been looked at.
+    """
+    if spec.codec == "none":
+        return None
+    try:
+        data = place.read(key)
+    except OSError:
+        return None  # gone, or unreadable, which the levels before this one tell
+    where = Where(spec.path, key, n_bytes=len(data))
+    fits = unpacks_within(spec.codec, data[:-CRC_BYTES], _bytes_of(spec))
+    if fits is None:
+        told = f"{key} is not packed as its metadata says, though its crc32c is right"
+        return finding("chunk_corrupt", where, told)
+    if not fits:
+        told = f"{key} unpacks to more than the {_bytes_of(spec)} bytes it can have"
+        return finding("too_large", where, told)
+    try:
+        decode_chunk(spec, data, where=key)
+    except ChunkCorrupt as error:
+        return finding("chunk_corrupt", where, str(error))
+    return None
 
 
 def _shards_to_decode(contents: Contents, asked: Any) -> list[int]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from idfzarr.errors import IdfzarrError
+from idfzarr.errors import CorruptError, IdfzarrError
 from idfzarr.measurement import parse_measurement
 from idfzarr.progress import silent
 from idfzarr.store.arrays import read_array
@@ -24,10 +24,13 @@ if TYPE_CHECKING:
     from idfzarr.store.place import Place
 
 __all__ = [
+    "FROM_HEADERS",
+    "FROM_LIGHTCURVES",
     "Measured",
     "Source",
     "Sources",
     "find_sources",
+    "made_anew",
     "measured_again",
     "rebuild",
     "recompute_statistics",
@@ -246,6 +249,48 @@ def measured_again(known: KnownStore, path: str) -> NDArray[Any] | None:
             if value is not None:
                 values[a, c] = value
     return values
+
+
+FROM_HEADERS = frozenset(["mjd", "exptime", "bjd_tdb", "aor"])
+"""Arrays that are read again from the headers of the mosaics and the table of AORs."""
+
+FROM_LIGHTCURVES = frozenset(["zeropoint", "zeropoint_err", f"{CATALOGUE}/comparison_flux"])
+"""Arrays that are found again from the lightcurves, which must be whole."""
+
+
+def made_anew(known: KnownStore, path: str, images: str | None) -> NDArray[Any] | None:
+    """Return an array as a build would make it from what the cube was made from.
+
+    Parameters
+    ----------
+    known
+        The store.
+    path
+        One of `FROM_HEADERS` or `FROM_LIGHTCURVES`.
+    images
+        Folder with the mosaics, if another than that which the ledger names.
+
+    Returns
+    -------
+    ndarray or None
+        None where what it is made from is gone or damaged itself.
+    """
+    if path not in FROM_HEADERS | FROM_LIGHTCURVES:
+        return None
+    from idfzarr.build.rebuild_columns import rebuild_coordinates
+
+    together = [[path]]
+    if path in FROM_HEADERS:  # the reqkeys that they are compared with may be damaged too
+        together.append([path, "aor"])
+    for paths in together:
+        try:
+            found = rebuild_coordinates(known.place, paths, images=images)
+        except CorruptError:
+            continue
+        except (IdfzarrError, OSError):
+            return None
+        return None if path in found.inexact else found.values[path]
+    return None
 
 
 def _channels(known: KnownStore) -> list[str] | None:

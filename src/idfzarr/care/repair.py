@@ -10,9 +10,9 @@ import math
 import os
 from typing import TYPE_CHECKING, Any
 
-from idfzarr.care.array_repair import find_values, is_recomputed
+from idfzarr.care.array_repair import find_values, is_recomputed, mended_chunks
 from idfzarr.care.known_store import KnownStore, know_store, says, shard_number
-from idfzarr.care.rebuilding import Sources, find_sources
+from idfzarr.care.rebuilding import FROM_LIGHTCURVES, Sources, find_sources
 from idfzarr.care.repair_plan import Action, RepairPlan
 from idfzarr.care.shard_repair import find_remedy
 from idfzarr.care.skycell_repair import plan_skycells
@@ -104,6 +104,7 @@ class _Planner:
         self.actions: dict[tuple[str, str, str], Action] = {}
         self.lost: set[str] = set()
         self._shards: dict[int, list[Finding]] = {}
+        self._late: list[tuple[str, Finding]] = []
 
     def add(self, action: Action) -> None:
         key = (action.kind, str(action.details.get("beside", "")), action.key)
@@ -220,26 +221,39 @@ class _Planner:
             reason = f"{path} is damaged and follows from the lightcurves"
             self.add(Action("recompute_variability", VARIABILITY, reason))
             return
-        values = find_values(self.known, path)
-        told = {"array": path, "from": values.source}
-        action = Action("rewrite_array", path, found.message, where.n_bytes or 0, told)
-        if values.values is None and not values.fills:
-            self.lost.add(f"{where}: {found.message}; {values.source}")
+        if path in FROM_LIGHTCURVES:
+            self._late.append((path, found))
         else:
-            self.add(action)
-            if values.values is None:
-                self.lost.add(f"{path}: {values.source}")
+            self._rewrite_array(path, found)
+
+    def _rewrite_array(self, path: str, found: Finding) -> None:
+        is_late = path in FROM_LIGHTCURVES
+        values = find_values(self.known, path, self.images)
+        is_lost, source = values.values is None, values.source
+        if is_lost and is_late and self._shards:
+            is_lost, source = False, "the lightcurves, once they are mended"
+        no_chunk = not mended_chunks(self.known, path, values)
+        if no_chunk or (is_lost and not values.fills):
+            why = "its chunks are as they were written" if no_chunk else source
+            self.lost.add(f"{found.where}: {found.message}; {why}")
+            return
+        told = {"array": path, "from": source, "is_lost": is_lost, "late": is_late}
+        size = found.where.n_bytes or 0
+        self.add(Action("rewrite_array", path, found.message, size, told))
+        if is_lost:
+            self.lost.add(f"{path}: {source}")
 
     def finish(self) -> None:
-        """Turn what was found of shards into actions, one for each."""
+        """Turn what was found of shards into actions, one for each, and what follows of them."""
+        for path, found in self._late:
+            self._rewrite_array(path, found)
         schema = self.known.schema
         if schema is None:
             for many in self._shards.values():
                 for found in many:
                     self.lost.add(f"{found.where}: {found.message}; the cube's layout is unknown")
             return
-        damaged = [a.key for a in self.actions.values() if a.kind == "rewrite_array"]
-        unmended = [path for path in damaged if find_values(self.known, path).values is None]
+        unmended = [a.key for a in self.actions.values() if a.details.get("is_lost")]
         sources = find_sources(self.known, self.images, damaged=unmended) if self._shards else None
         keys = {schema.layout.key(k) for k in self._shards if k < schema.layout.n_shards}
         for shard, many in sorted(self._shards.items()):

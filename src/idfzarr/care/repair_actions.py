@@ -260,10 +260,16 @@ def _note_ledger(work: _Work, action: Action) -> _Done:
 def _rewrite_array(work: _Work, action: Action) -> _Done:
     known = work.known()
     path = str(action.details.get("array", action.key))
-    found = find_values(known, path)
+    found = find_values(known, path, work.plan.images)
     chunks = mended_chunks(known, path, found)
     if not chunks:
         return "unneeded", f"every chunk of {path} is intact", ()
+    if found.values is None and not (action.details.get("is_lost") or work.plan.accept_loss):
+        msg = (
+            f"{path} was left as it is, since the plan did not foresee that it would be lost: "
+            f"{found.source}; mend the rest and plan again, or accept the loss with --accept-loss"
+        )
+        raise ImageMissing(msg)
     for key, data in chunks.items():
         work.write(key, data, reason=action.reason)
     if found.values is None:

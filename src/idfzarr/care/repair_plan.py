@@ -60,10 +60,14 @@ class Action:
     details: Mapping[str, Any] = field(default_factory=dict)
 
     def sort_key(self) -> tuple[Any, ...]:
-        """Return what actions are sorted by; the root comes before other metadata."""
+        """Return what actions are sorted by; the root comes before other metadata.
+
+        What is made of the lightcurves comes ``late``, after these.
+        """
         beside = str(self.details.get("beside", ""))
+        order = ACTIONS.index("mark_lost" if self.details.get("late") else self.kind)
         parts = [(int(p), "") if p.isdecimal() else (-1, p) for p in self.key.split("/")]
-        return (ACTIONS.index(self.kind), beside, len(parts) > 1, parts)
+        return (order, bool(self.details.get("late")), beside, len(parts) > 1, parts)
 
     def to_dict(self) -> dict[str, Any]:
         """Return it in JSON's types."""
