@@ -477,6 +477,7 @@ def test_a_killed_fetch_goes_on_to_the_same_store(service, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_fifty_killed_fetches_go_on_to_the_same_store(service, tmp_path):
     landed = killed_and_resumed(service, tmp_path, 50, seed=2)
     assert len(landed) > 5, "the kills did not come at different moments"
