@@ -364,7 +364,7 @@ def test_several_faults_in_one_store(fault_bases, tmp_path, seed):
 # ------------------------------------------------------------------ kill -9
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(50, marks=[pytest.mark.slow, pytest.mark.long])])
+@pytest.mark.parametrize("kills", [3, pytest.param(50, marks=pytest.mark.slow)])
 @pytest.mark.timeout(1800)
 def test_a_repair_that_is_killed_goes_on_and_ends_the_same(fault_bases, tmp_path, kills):
     rng = random.Random(kills)

@@ -464,8 +464,9 @@ def killed_and_resumed(service, tmp_path, times, seed):
         report = fetch(service, store, skycells=CELLS)
         assert report.status == "completed"
         assert report.counts["skipped"] == held
-        # downloads that were whole, and not stored yet, are not asked for again
-        assert 30 - held - 3 <= len(service.requests) <= 30 - held
+        # Downloads that were whole, and not stored yet, are not asked for again; what the killed
+        # one asked for last may be noted only now, at most once a worker.
+        assert 30 - held - 3 <= len(service.requests) <= 30 - held + 8
         assert contents(store) == contents(whole)
         assert leftovers(store) == []
         shutil.rmtree(store)

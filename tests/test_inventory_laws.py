@@ -82,7 +82,6 @@ def test_healthy_stores_raise_no_alarm():
 
 
 @pytest.mark.slow
-@pytest.mark.long
 @pytest.mark.timeout(3600)
 def test_two_hundred_healthy_stores_raise_no_alarm():
     seen = no_false_alarm(230)
@@ -305,9 +304,7 @@ def means_the_same(one, other):
         return False
 
 
-@pytest.mark.parametrize(
-    "count", [600, pytest.param(10_000, marks=[pytest.mark.slow, pytest.mark.long])]
-)
+@pytest.mark.parametrize("count", [600, pytest.param(10_000, marks=pytest.mark.slow)])
 @pytest.mark.timeout(1200)
 def test_scrub_finds_every_flipped_bit(fault_bases, tmp_path, count):
     missed, tally = flips(fault_bases, tmp_path, count)
