@@ -6,42 +6,24 @@ import json
 import os
 import resource
 import signal
-import subprocess
 import sys
 import time
-from pathlib import Path
 
-import idfzarr
+from child_server import ChildServer
 
 MOST_SECONDS = 60
 ADDRESS_SPACE = 3 << 30
 
 
-class Looks:
+class Looks(ChildServer):
     """Looks at stores; what comes back is how it ended, what was found, memory and time."""
 
-    def __enter__(self):
-        source = Path(idfzarr.__file__).parents[1]
-        single = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-        self.process = subprocess.Popen(
-            [sys.executable, __file__],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, **single, "PYTHONPATH": str(source)},
-        )
-        assert self.process.stdout.readline() == "ready\n"
-        return self
-
-    def __exit__(self, *_):
-        self.process.stdin.close()
-        self.process.wait(timeout=60)
-        self.process.stdout.close()
+    def __init__(self):
+        super().__init__(__file__)
 
     def at(self, store, level):
-        self.process.stdin.write(json.dumps([os.fspath(store), level]) + "\n")
-        self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())
+        self.ask([os.fspath(store), level])
+        return self.answer()
 
 
 def serve():

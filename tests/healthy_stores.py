@@ -184,11 +184,11 @@ class CubeRecipe:
         return store
 
 
-def cubes():
-    """Return recipes of cubes."""
+def cubes(*states):
+    """Return recipes of cubes, of all states unless some are given."""
     return st.builds(
         CubeRecipe,
-        state=st.sampled_from(STATES),
+        state=st.sampled_from(states or STATES),
         objects=st.integers(1, 9),
         types=st.integers(1, 3),
         aors=st.integers(1, 6),

@@ -8,38 +8,20 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
-from pathlib import Path
 
-import idfzarr
+from child_server import ChildServer
 
 
-class Repairs:
+class Repairs(ChildServer):
     """Runs repairs; ``run(store, at)`` returns the exit code and how many steps there were."""
 
-    def __enter__(self):
-        source = Path(idfzarr.__file__).parents[1]
-        single = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-        self.process = subprocess.Popen(
-            [sys.executable, __file__],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, **single, "PYTHONPATH": str(source)},
-        )
-        assert self.process.stdout.readline() == "ready\n"
-        return self
-
-    def __exit__(self, *_):
-        self.process.stdin.close()
-        self.process.wait(timeout=60)
-        self.process.stdout.close()
+    def __init__(self):
+        super().__init__(__file__)
 
     def run(self, store, at=0):
-        self.process.stdin.write(json.dumps({"store": str(store), "at": at}) + "\n")
-        self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())
+        self.ask({"store": str(store), "at": at})
+        return self.answer()
 
 
 def serve():

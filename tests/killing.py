@@ -8,14 +8,11 @@ imports the package once and forks a child for each run.
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import zarr
+from child_server import ChildServer
 
 from idfzarr.store.cube import Cube
 
@@ -79,45 +76,23 @@ for line in sys.stdin:
 '''
 
 
-def environment():
-    """Return the environment of a child that imports this package and computes in one thread."""
-    source = Path(sys.modules["idfzarr"].__file__).parents[1]
-    single = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    return {**os.environ, **single, "PYTHONPATH": str(source)}
-
-
-class Server:
+class Server(ChildServer):
     """Runs builds in children that can be killed."""
 
     def __init__(self, folder):
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", SERVER],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=folder,
-            env=environment(),
-        )
-        assert self._process.stdout.readline() == "ready\n"
+        super().__init__("-c", SERVER, cwd=folder)
 
     def begin(self, images, store, how, **asked):
         """Start a build: ``moment`` and ``after`` say when it dies, ``log`` where it reports."""
-        asked |= {"images": str(images), "store": str(store), "how": how}
-        self._process.stdin.write(json.dumps(asked) + "\n")
-        self._process.stdin.flush()
+        self.ask(asked | {"images": str(images), "store": str(store), "how": how})
 
     def end(self):
         """Return the exit code: 1 where the build was refused, -9 where it was killed."""
-        return json.loads(self._process.stdout.readline())
+        return self.answer()
 
     def run(self, images, store, how, **asked):
         self.begin(images, store, how, **asked)
         return self.end()
-
-    def close(self):
-        self._process.stdin.close()
-        self._process.wait(timeout=60)
-        self._process.stdout.close()
 
 
 def bits(array):

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import zarr
 from astropy.io import fits
+from child_server import environment
 from killing import (
     Server,
     are_the_same,
@@ -27,7 +28,6 @@ from killing import (
     by_cube,
     by_zarr,
     copy_store,
-    environment,
     files_of,
 )
 

@@ -15,7 +15,8 @@ from astropy.io import fits
 import idfzarr
 from idfzarr.build.pipeline import build
 from idfzarr.build.rebuild import rebuild_lightcurves
-from idfzarr.build.rebuild_columns import rebuild_coordinates, rebuild_variability
+from idfzarr.build.rebuild_columns import rebuild_coordinates
+from idfzarr.build.refresh import update_variability
 from idfzarr.errors import (
     ChunkCorrupt,
     ChunkMissing,
@@ -566,7 +567,7 @@ def test_statistics_are_made_anew_whatever_is_damaged(made, store, damage):
         (folder / "zarr.json").unlink()
     else:
         shutil.rmtree(store / "variability")
-    rebuild_variability(store, **HOW)
+    update_variability(store, **HOW)
     cube = Cube(store)
     assert {n: v.tobytes() for n, v in cube.table("variability").items()} == held
     assert len(held) > 5

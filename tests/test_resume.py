@@ -7,18 +7,14 @@ would stop it between any two steps.
 
 from __future__ import annotations
 
-import json
-import os
 import random
 import shutil
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 import xarray as xr
+from child_server import ChildServer
 
 from idfzarr.errors import StoreMissing, UnfinishedStore
 from idfzarr.store.cube import Cube
@@ -80,31 +76,15 @@ for line in sys.stdin:
 '''
 
 
-class Server:
+class Server(ChildServer):
     """Runs builds in children that can be killed."""
 
     def __init__(self, folder):
-        source = Path(sys.modules["idfzarr"].__file__).parents[1]
-        single = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", SERVER],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=folder,
-            env={**os.environ, **single, "PYTHONPATH": str(source)},
-        )
-        assert self._process.stdout.readline() == "ready\n"
+        super().__init__("-c", SERVER, cwd=folder)
 
     def run(self, **asked):
-        self._process.stdin.write(json.dumps(asked | {"types": TYPES}) + "\n")
-        self._process.stdin.flush()
-        return json.loads(self._process.stdout.readline())
-
-    def close(self):
-        self._process.stdin.close()
-        self._process.wait(timeout=60)
-        self._process.stdout.close()
+        self.ask(asked | {"types": TYPES})
+        return self.answer()
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import zarr
 from astropy.table import Table
-from killing import Server, are_the_same, environment, files_of
+from child_server import environment
+from killing import Server, are_the_same, files_of
 
 import idfzarr
 from idfzarr.build.alone import Alone

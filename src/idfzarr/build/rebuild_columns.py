@@ -27,7 +27,6 @@ import numpy as np
 from idfzarr.build.calibrate import calibrate, comparison_rows, zero_points
 from idfzarr.build.past_grids import factor_and_unit, files_of
 from idfzarr.build.provenance import Measured, read_history, schema_of_root, writer_of_root
-from idfzarr.build.refresh import update_variability
 from idfzarr.build.source_files import Found, ImageFolder, find_sources
 from idfzarr.errors import ImageMissing, SettingsDiffer, UsageError, closest
 from idfzarr.imaging.aor_table import find_aor_table, match_aors, read_aor_table
@@ -53,7 +52,7 @@ if TYPE_CHECKING:
     from idfzarr.store.place import PlaceLike
     from idfzarr.store.schema import CubeSchema
 
-__all__ = ["REBUILDABLE", "RebuiltColumns", "rebuild_coordinates", "rebuild_variability"]
+__all__ = ["REBUILDABLE", "RebuiltColumns", "rebuild_coordinates"]
 
 _TWINS = {
     "object": "catalogue/object_id",
@@ -76,9 +75,6 @@ REBUILDABLE = (
     *_CALIBRATION,
 )
 """Arrays, by path, that `rebuild_coordinates` can make anew."""
-
-rebuild_variability = update_variability
-"""Statistics are made anew from the lightcurves, whatever is damaged of those that are there."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,8 +12,8 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from idfzarr.store.checksum import crc32c
 from idfzarr.store.ledger import LEDGER_SUFFIX, Damage
+from idfzarr.store.lines import checked_line, sealed_line
 from idfzarr.store.place import LocalPlace, place_of, write_all
 
 if TYPE_CHECKING:
@@ -33,8 +33,6 @@ __all__ = [
 HISTORY = "scrubs.log"
 """Name of the history's file in the ledger's folder; the ledger itself reads ``.jsonl`` only."""
 
-_CRC = ',"line_crc32c":"'
-_TAIL = len(_CRC) + 8 + len('"}')
 _LONGEST = 1 << 16  # bytes of a line; a key has at most 4,096
 _FLAGS = os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -70,8 +68,7 @@ class ReadWell:
             "crc32c": self.crc32c,
             "uuid": self.uuid,
         }
-        text = json.dumps(document, sort_keys=True, separators=(",", ":"))
-        return f'{text[:-1]}{_CRC}{crc32c(text.encode()):08x}"}}\n'.encode()
+        return sealed_line(document)
 
     def to_dict(self) -> dict[str, Any]:
         """Return it in JSON's types."""
@@ -174,14 +171,11 @@ def _parse(line: bytes) -> ReadWell | str:
     """Return what a line says, or why it cannot be believed."""
     if not line.endswith(b"\n"):
         return "torn, its writer was stopped in the middle of it"
-    body, tail = line[: -_TAIL - 1], line[-_TAIL - 1 : -1]
+    body, reason = checked_line(line[:-1])
+    if reason:
+        return reason
     try:
-        text = tail.decode("ascii")
-        if not (text.startswith(_CRC) and text.endswith('"}')):
-            return "no crc32c at its end"
-        if int(text[len(_CRC) : -2], 16) != crc32c(body + b"}"):
-            return "it does not match its crc32c"
-        document = json.loads(body + b"}")
+        document = json.loads(body)
         return ReadWell(
             key=str(document["key"]),
             time_ns=int(document["t"]),

@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Any
 import google_crc32c
 
 from idfzarr.errors import MetadataCorrupt, StoreExists, UnknownName, UsageError, closest
-from idfzarr.store.checksum import crc32c
 from idfzarr.store.exchange import QUARANTINE_SUFFIX
 from idfzarr.store.ledger import Ledger, read_ledger
+from idfzarr.store.lines import checked_line, sealed_line
 from idfzarr.store.place import LocalPlace, place_of, sync_folder, write_all
 
 if TYPE_CHECKING:
@@ -44,8 +44,6 @@ __all__ = [
 
 LIST = "list.jsonl"
 _SIDES = ("", "ledger", "relaid", "aside", "work")
-_CRC = ',"line_crc32c":"'
-_TAIL = len(_CRC) + 8 + len('"}')
 _BUFFER = 1 << 20
 _SECONDS_OF_A_DAY = 86400.0
 
@@ -97,14 +95,13 @@ class Item:
             "when": self.when,
             "copied": self.copied,
         }
-        text = json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
-        return f'{text[:-1]}{_CRC}{crc32c(text.encode()):08x}"}}\n'.encode()
+        return sealed_line(document)
 
     @classmethod
     def of_line(cls, line: bytes) -> Item | None:
         """Return the item of a line, None where the line does not match its crc32c."""
-        body, tail = line[:-_TAIL] + b"}", line[-_TAIL:]
-        if tail != f'{_CRC}{crc32c(body):08x}"}}'.encode():
+        body, reason = checked_line(line)
+        if reason:
             return None
         try:
             told = json.loads(body)

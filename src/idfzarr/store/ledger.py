@@ -20,7 +20,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from idfzarr.errors import UsageError
-from idfzarr.store.checksum import crc32c
+from idfzarr.store.lines import checked_line, sealed_line
 from idfzarr.store.place import LocalPlace, place_of, storage_full, write_all
 
 if TYPE_CHECKING:
@@ -54,9 +54,6 @@ KINDS = frozenset(
 """What a record can be."""
 
 _SUFFIX = ".jsonl"
-_CRC = ',"line_crc32c":"'
-_CRC_BYTES = _CRC.encode()
-_TAIL = len(_CRC) + 8 + len('"}')
 _RESERVED = frozenset(["kind", "uuid", "writer", "n", "t", "line_crc32c"])
 
 
@@ -96,9 +93,7 @@ class Record:
             "n": self.number,
             "t": self.time_ns,
         }
-        text = json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
-        crc = crc32c(text.encode())
-        return f'{text[:-1]}{_CRC}{crc:08x}"}}\n'.encode()
+        return sealed_line(document)
 
 
 @dataclass(frozen=True)
@@ -363,7 +358,7 @@ def _read_file(place: Place, key: str, records: list[Record], damaged: list[Dama
     for number, line in enumerate(lines, start=1):
         if not line:
             continue
-        body, reason = _checked(line)
+        body, reason = checked_line(line)
         if reason:
             torn = number == len(lines)
             told = "torn, its writer was stopped in the middle of it" if torn else reason
@@ -377,18 +372,6 @@ def _read_file(place: Place, key: str, records: list[Record], damaged: list[Dama
         else:
             bad.append(Damage(f"{place.url}/{key}", number, record))
     damaged += sorted(bad, key=lambda damage: damage.line)
-
-
-def _checked(line: bytes) -> tuple[bytes, str]:
-    """Return the JSON of a line, and why it cannot be believed: nothing where it can."""
-    body, tail = line[:-_TAIL] + b"}", line[-_TAIL:]
-    if not (tail.startswith(_CRC_BYTES) and tail.endswith(b'"}')):
-        return body, "no crc32c at its end"
-    try:
-        stated = int(tail[len(_CRC) : -2], 16)
-    except ValueError:
-        return body, "no crc32c at its end"
-    return body, "" if stated == crc32c(body) else "it does not match its crc32c"
 
 
 def _documents(bodies: Sequence[bytes]) -> list[Any]:
