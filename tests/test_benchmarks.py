@@ -138,6 +138,7 @@ def test_goals_are_judged_by_their_sense() -> None:
     assert not at_least.reached(at_least.limit * 0.99)
 
 
+@pytest.mark.slow
 def test_the_command_prints_every_rival_and_every_goal(repository: Path, tmp_path: Path) -> None:
     from rivals import everyone
     from storage_report import GOALS

@@ -274,11 +274,11 @@ def test_the_stores_to_be_damaged_are_healthy(fault_bases):
 
 
 def test_every_fault_is_found_told_apart_and_mended(fault_bases, memory, record_property):
-    """A sample of every row: two of its ways."""
-    chosen = []
-    for number in range(1, 19):
-        ways = [v for v in all_variants() if v.number == number]
-        chosen += random.Random(number).sample(ways, min(2, len(ways)))
+    """A sample of every row: one of its ways."""
+    chosen = [
+        random.Random(number).choice([v for v in all_variants() if v.number == number])
+        for number in range(1, 19)
+    ]
     outcomes = [
         examine(fault_bases, variant, 1, memory / f"{k}") for k, variant in enumerate(chosen)
     ]

@@ -30,6 +30,7 @@ def test_a_notebook_has_no_outputs(name):
     assert [cell["id"] for cell in code if cell["outputs"] or cell["execution_count"]] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_a_notebook_runs(name):
     source = Path(idfzarr.__file__).parents[1]

@@ -34,6 +34,7 @@ def xo3(data_folder, tmp_path_factory):
     return report, Cube(store)
 
 
+@pytest.mark.slow
 def test_every_frame_of_the_night_is_in_the_cube(hatp32) -> None:
     report, cube = hatp32
     assert report.ok
@@ -44,6 +45,7 @@ def test_every_frame_of_the_night_is_in_the_cube(hatp32) -> None:
     assert np.isnan(cube.coordinate("ra")).all()
 
 
+@pytest.mark.slow
 def test_frames_without_wcs_stand_in_order_of_y_and_refuse_the_sky(hatp32) -> None:
     _, cube = hatp32
     band = np.floor(cube.coordinate("y") / 32)
@@ -52,6 +54,7 @@ def test_frames_without_wcs_stand_in_order_of_y_and_refuse_the_sky(hatp32) -> No
         cube.cone(30.0, 46.0, 10.0)
 
 
+@pytest.mark.slow
 def test_times_come_from_the_finer_card(hatp32) -> None:
     _, cube = hatp32
     mjd = cube.coordinate("mjd")[:, 0]
@@ -73,6 +76,7 @@ def bright_rows(cube, type_, least):
     return np.flatnonzero(complete & (signal > least))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("type_", ["ch1_aper2_clean", "ch1_aper3_clean"])
 def test_the_star_that_dims_is_among_the_five_most_variable(hatp32, type_) -> None:
     """The ranking knows no place; the shape of the dip says which star is the one that dims."""
@@ -103,6 +107,7 @@ def deepest_dip(lightcurve) -> tuple[float, float]:
     return best
 
 
+@pytest.mark.slow
 def test_bright_constant_stars_are_flat_to_one_per_cent(hatp32) -> None:
     _, cube = hatp32
     type_ = "ch1_aper3_clean"

@@ -17,10 +17,11 @@ from child_server import environment
 from killing import Server, are_the_same, files_of
 
 import idfzarr
+from idfzarr.build import pipeline
 from idfzarr.build.alone import Alone
 from idfzarr.build.importer import import_tables
 from idfzarr.build.pipeline import build
-from idfzarr.errors import UsageError
+from idfzarr.errors import SettingsDiffer, UsageError
 from idfzarr.store.checksum import crc32c
 from idfzarr.store.cube import Cube
 from idfzarr.store.ledger import read_ledger
@@ -177,6 +178,24 @@ def test_of_two_builds_with_other_settings_one_is_told(servers, tiny_store, tmp_
     assert "other settings" in words or "is being built by another process" in words
     settings = read_root(place_of(tmp_path / "f.zarr")).ours["settings"]
     assert (settings["threshold"] == 9.0) == (codes[1] == 0)
+
+
+def test_a_build_that_another_overtook_unseen_is_told_of_other_settings(
+    tiny_store, tmp_path, monkeypatch
+):
+    """Between the look for a store and the look for its root the other one has come and gone."""
+    store = tmp_path / "f.zarr"
+    build(tiny_store.images, store, **HOW)
+    before = files_of(store)
+    seen = [None]
+    read = pipeline.stored_settings
+    monkeypatch.setattr(
+        pipeline, "stored_settings", lambda place: seen.pop() if seen else read(place)
+    )
+    with pytest.raises(SettingsDiffer, match="threshold"):
+        build(tiny_store.images, store, **HOW | {"threshold": 9.0})
+    assert seen == []
+    are_the_same(files_of(store), before)
 
 
 def test_a_store_that_is_being_built_is_refused_and_free_again_afterwards(tiny_store, tmp_path):

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from astropy.io import fits
+from astropy.wcs import WCS
 
 from idfzarr.errors import ImageMissing, ImageUnreadable, MissingExtra, UnknownName, UsageError
 from idfzarr.ps1 import grid as tessellation
 from idfzarr.ps1 import skycell, tess
+from idfzarr.ps1.tess_table import tabled_wcs
 
 
 @pytest.mark.parametrize(
@@ -88,6 +93,38 @@ def test_the_table_is_that_of_tesswcs(sector):
             theirs = tessellation.unit_vectors(*tess.outline(wcs))
             apart = np.degrees(np.linalg.norm(ours - theirs, axis=1)).max() * 3600
             assert apart < 0.01  # arcsec, of pixels of 21
+
+
+@pytest.mark.parametrize("sector", [1, 20, 57, 108])
+def test_the_projection_of_the_table_is_that_of_astropy(sector):
+    for camera in (1, 2, 3, 4):
+        for ccd in (1, 2, 3, 4):
+            tabled = tabled_wcs(sector, camera, ccd)
+            wcs = tess.ccd_wcs(sector, camera, ccd).wcs
+            assert isinstance(wcs, WCS)
+            for margin in (0, 150):
+                ours, theirs = (
+                    tessellation.unit_vectors(*tess.outline(one, margin=margin))
+                    for one in (tabled, wcs)
+                )
+                apart = np.degrees(np.linalg.norm(ours - theirs, axis=1)).max() * 3.6e6
+                assert apart < 1e-4  # milliarcseconds
+            zero = tabled.all_pix2world(np.array([1000.0]), np.array([7.0]), 0)
+            np.testing.assert_allclose(zero, wcs.all_pix2world([1000.0], [7.0], 0), rtol=1e-12)
+    assert tabled_wcs(109, 1, 1) is None
+
+
+def test_no_astropy_is_needed_for_what_the_table_knows():
+    """Its import takes longer than all the rest, and the whole is to take a second at most."""
+    code = (
+        "import sys; from idfzarr.ps1 import tess; "
+        "assert len(tess.skycells(sector=20, camera=3, ccd=3)) == 1017; "
+        "assert len(tess.skycells(sector=20, camera=3, ccd=3, rule='centre')) == 1234; "
+        "assert 'astropy' not in sys.modules"
+    )
+    source = Path(sys.modules["idfzarr"].__file__).parents[1]
+    environment = os.environ | {"PYTHONPATH": str(source)}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
 
 
 def test_later_sectors_are_predicted_and_say_so_in_a_field(capfd):

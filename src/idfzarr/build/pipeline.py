@@ -151,6 +151,8 @@ def build(
             alone.claim()
             if not writer.is_published:  # by another build, that has ended by now
                 return Steps(writer, settings, run, clock).build(survey)
+        if stored is None:  # another build was quicker; it may still be at work
+            alone.claim()
             stored = stored_settings(place)
         refuse_differences(place, settings, stored or settings)
         plan = plan_extension(place, survey, types=settings.types, replaced=replace_aors)
