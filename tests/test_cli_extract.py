@@ -183,7 +183,7 @@ def test_lightcurves(run_cli, here, tiny_store):
         assert done.code == 0
         table = Table.read(path, format=form)
         assert len(table) == len(found)
-        assert str(table["mjd"].unit) == "d"
+        assert str(table["time" if form == "fits" else "mjd"].unit) == "d"
         assert list(table["aor"]) == list(found["aor"])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -49,11 +49,28 @@ Types = Annotated[Text, typer.Option("--type", help="Types of its lightcurves, n
 Size = Annotated[
     float | None, typer.Option(help="With --object: a cutout of so many arcsec around it.", min=0.0)
 ]
+ObjectsFrom = Annotated[
+    Path | None,
+    typer.Option(help="A list of objects: CSV, ECSV, FITS... with a column object, or one a line."),
+]
+Cone = Annotated[
+    tuple[str, str, str] | None,
+    typer.Option(help="Objects around RA DEC within RADIUS: arcsec, or as '0.5 arcmin'."),
+]
+Top = Annotated[int | None, typer.Option(help="So many of the most variable objects.", min=1)]
+By = Annotated[Text, typer.Option(help="With --top: the statistic (score).")]
 Calibrated = Annotated[
     bool, typer.Option("--calibrated", help="Lightcurves with their calibration applied.")
 ]
+Good = Annotated[bool, typer.Option("--good", help="Without flagged measurements.")]
+Mag = Annotated[bool, typer.Option("--mag", help="With magnitudes.")]
+MagSystem = Annotated[Text, typer.Option("--system", help="Of --mag: AB (unless given) or Vega.")]
 Format = Annotated[
-    Text, typer.Option("--format", help="csv, ecsv, fits or votable; of a list csv.")
+    Text,
+    typer.Option(
+        "--format",
+        help="csv, ecsv, fits, votable, parquet, or hats (a folder of partitions); of a list csv.",
+    ),
 ]
 AsServed = Annotated[
     bool, typer.Option("--as-served", help="Pixels and cards as the archive served them.")
@@ -63,15 +80,18 @@ Linear = Annotated[
 ]
 Plain = Annotated[bool, typer.Option("--plain", help="Without compression.")]
 Output = Annotated[
-    Path | None, typer.Option("--output", "-o", help="The file; .png makes a picture.")
+    Path | None,
+    typer.Option("--output", "-o", help="The file, of hats the folder; .png makes a picture."),
 ]
 OutputDir = Annotated[
-    Path | None, typer.Option(help="Folder of the files of --batch (extracted_fits).")
+    Path | None,
+    typer.Option(help="Folder of one file for each lightcurve, or of --batch (extracted_fits)."),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")]
 
 
 def extract(  # one parameter an option
+    context: typer.Context,
     store: Store,
     skycell: SkycellName = None,
     band: Band = None,
@@ -81,9 +101,16 @@ def extract(  # one parameter an option
     list_: List = False,
     cutout: Place = None,
     object_: Objects = None,
+    objects_from: ObjectsFrom = None,
+    cone: Cone = None,
+    top: Top = None,
+    by: By = None,
     type_: Types = None,
     size: Size = None,
     calibrated: Calibrated = False,
+    good: Good = False,
+    mag: Mag = False,
+    system: MagSystem = None,
     format_: Format = None,
     as_served: AsServed = False,
     linear: Linear = False,
@@ -96,35 +123,23 @@ def extract(  # one parameter an option
 ) -> None:
     """Take lightcurves, skycells or cutouts out of a store.
 
-    Skycells come as FITS, with a repaired header and the survey's own scaling unless --as-served
-    or --linear is given. The code is 1 where something could not be taken out.
+    Lightcurves: choose objects by --object, --objects-from, --cone or --top, all unless given, and
+    types by --type; without --output they are printed. Skycells come as FITS, with a repaired
+    header and the survey's own scaling unless --as-served or --linear is given. The code is 1
+    where something could not be taken out.
     """
-    asked = {
-        "--list": list_,
-        "--cutout": cutout is not None,
-        "--object": object_ is not None,
-        _SKYCELL: skycell is not None,
-        "--batch": batch,
-        "--type": type_ is not None,
-        "--size": size is not None,
-        "--format": format_ is not None,
-        "--as-served": as_served,
-        "--linear": linear,
-        "--mask": mask,
-        "--weight": weight,
-        "--output": output is not None,
-        "--output-dir": output_dir is not None,
-        "--calibrated": calibrated,
-    }
-    main = _main({name for name, given in asked.items() if given})
+    main = _main(_asked(context))
     form: PixelForm = "served" if as_served else "linear" if linear else "asinh"
     kinds: tuple[Kind, ...] = (*(("mask",) if mask else ()), *(("weight",) if weight else ()))
     bands = None if band is None else _bands(band)
     files = _Files(output, output_dir, overwrite=overwrite, as_json=as_json, quiet=quiet)
-    if main == "--list":
+    if list_:
         _list(_skystore(store), skycell or "*", format_, files)
-    elif main == "--object" and size is None:
-        files.table(store, object_ or [], type_ or "*", format_, calibrated=calibrated)
+    elif main in _LIGHTCURVES and size is None:
+        how = {"calibrated": calibrated, "good": good, "mag": mag, "system": system or "AB"}
+        where = {"objects": object_ or objects_from, "cone": _cone(cone), "top": top}
+        chosen = {"by": by or "score", "types": type_ or "*"}
+        files.lightcurves(store, format_, {**where, **chosen, **how})
     elif main in {"--object", "--cutout"}:
         place, (ra, dec, side) = _where(store, object_, size, cutout)
         kind: Kind = kinds[0] if kinds else "image"
@@ -164,13 +179,19 @@ def migrate(
 
 # -------------------------------------------------------------------- what goes together
 
+_OBJECTS = ("--object", "--objects-from", "--cone", "--top")
+_LIGHTCURVES = (*_OBJECTS, "--type", "--format")
 _GOES_WITH = {
-    "--type": ("--object",),
-    "--calibrated": ("--object",),
+    "--type": _LIGHTCURVES,
+    "--calibrated": _LIGHTCURVES,
+    "--good": _LIGHTCURVES,
+    "--mag": _LIGHTCURVES,
+    "--system": _LIGHTCURVES,
+    "--by": ("--top",),
     "--size": ("--object",),
-    "--format": ("--object", "--list"),
+    "--format": (*_LIGHTCURVES, "--list"),
     "--batch": (_SKYCELL, "--batch"),
-    "--output-dir": ("--batch",),
+    "--output-dir": ("--batch", *_LIGHTCURVES),
     "--as-served": (_SKYCELL, "--batch"),
     "--linear": (_SKYCELL, "--batch"),
     "--mask": (_SKYCELL, "--batch", "--cutout", "--object"),
@@ -183,17 +204,33 @@ _CONTRADICT = (
     ("--type", "--size"),
     ("--format", "--size"),
     ("--calibrated", "--size"),
+    ("--good", "--size"),
+    ("--mag", "--size"),
+    ("--output-dir", "--size"),
     ("--output", "--batch"),
+    ("--output", "--output-dir"),
 )
+
+
+def _asked(context: typer.Context) -> set[str]:
+    """Return the options that were typed."""
+    asked = set()
+    for option in context.command.params:
+        source = context.get_parameter_source(option.name or "")
+        if source is not None and source.name == "COMMANDLINE" and option.opts[0].startswith("--"):
+            asked.add(option.opts[0])
+    return asked
 
 
 def _main(asked: set[str]) -> str:
     """Return what is asked for, and refuse what contradicts itself, in one sentence."""
-    chosen: list[str] = [n for n in ("--list", "--cutout", "--object") if n in asked]
+    chosen = [n for n in ("--list", "--cutout", *_OBJECTS) if n in asked]
     if not chosen:
-        chosen = ["--batch"] if "--batch" in asked else [_SKYCELL] if _SKYCELL in asked else []
+        # of types alone all objects are taken
+        chosen = [n for n in ("--batch", _SKYCELL, "--type", "--format") if n in asked][:1]
     if not chosen:
-        msg = "say what to take out: --skycell, --batch, --cutout, --object or --list"
+        ways = f"{_SKYCELL}, --batch, --cutout, --list, --type, {', '.join(_OBJECTS[:-1])}"
+        msg = f"say what to take out: {ways} or {_OBJECTS[-1]}"
         raise UsageError(msg)
     if len(chosen) > 1:
         msg = f"{chosen[0]} and {chosen[1]} cannot be asked for at once: give a command for each"
@@ -207,10 +244,27 @@ def _main(asked: set[str]) -> str:
         if {one, other} <= asked:
             msg = f"{one} and {other} contradict each other: leave one of them out"
             raise UsageError(msg)
-    if _SKYCELL in asked and main in {"--cutout", "--object"}:
+    if "--system" in asked and "--mag" not in asked:
+        msg = "--system is that of magnitudes: add --mag"
+        raise UsageError(msg)
+    for name in (_SKYCELL, "--band"):
+        if name in asked and main in _LIGHTCURVES and (name == _SKYCELL or "--size" not in asked):
+            msg = f"{name} says nothing to {main}: leave one of them out"
+            raise UsageError(msg)
+    if _SKYCELL in asked and main == "--cutout":
         msg = f"{_SKYCELL} says nothing to {main}: leave one of them out"
         raise UsageError(msg)
     return main
+
+
+def _cone(words: tuple[str, str, str] | None) -> tuple[str, str | float] | None:
+    """Return a place and a radius: a number without a unit is in arcseconds."""
+    if words is None:
+        return None
+    try:
+        return " ".join(words[:2]), float(words[2])
+    except ValueError:
+        return " ".join(words[:2]), words[2]
 
 
 def _bands(text: str) -> tuple[str, ...]:
@@ -406,28 +460,41 @@ class _Files:
         say(f"written: {path}: {nx} x {ny} pixels in {', '.join(made.bands)}")
         say(f"from {', '.join(sources)}; {made.coverage:.1%} covered")
 
-    def table(
-        self,
-        store: Path,
-        objects: Sequence[int],
-        types: str,
-        format_: str | None,
-        *,
-        calibrated: bool,
-    ) -> None:
+    def lightcurves(self, store: Path, format_: str | None, how: dict[str, Any]) -> None:
         """Write lightcurves, or print them."""
-        from idfzarr.care.lightcurve_table import lightcurve_table, table_bytes
+        from idfzarr.care.lightcurve_export import export_lightcurves, format_of
 
-        suffixes = {".ecsv": "ecsv", ".fits": "fits", ".vot": "votable", ".xml": "votable"}
-        suffix = "" if self.output is None else self.output.suffix.lower()
-        form = format_ or suffixes.get(suffix, "csv")
-        if self.output is None and form == "fits":
-            msg = "a FITS table is not for the terminal: add --output FILE"
-            raise UsageError(msg)
-        table = lightcurve_table(store, objects, types.split(","), calibrated=calibrated)
-        data = table_bytes(table, form)
-        if self.output is None:
-            sys.stdout.write(data.decode())
+        path = self.output or self.output_dir
+        form = format_of(format_, self.output)
+        if path is None:
+            self._printed(store, form, how)
             return
-        self._write(self.output, data, str(store))
-        say(f"written: {self.output}: {len(table)} rows")
+        if form == "hats" and self.output is None:
+            msg = "hats is one folder for all lightcurves: name it by --output, not by --output-dir"
+            raise UsageError(msg)
+        with bars(quiet=self.quiet) as progress:
+            done = export_lightcurves(
+                store,
+                path,
+                format=form,
+                separate=self.output is None,
+                overwrite=self.overwrite,
+                progress=progress,
+                **how,
+            )
+        say(json.dumps(done.to_dict(), indent=2) if self.as_json else done.to_text())
+
+    def _printed(self, store: Path, form: str, how: dict[str, Any]) -> None:
+        from idfzarr.care.lightcurve_export import TEXT_FORMATS, lightcurve_bytes
+
+        if form not in TEXT_FORMATS:
+            what = {"fits": "a FITS table", "parquet": "Parquet"}.get(form, f"the folder of {form}")
+            msg = f"{what} is not for the terminal: add --output FILE"
+            raise UsageError(msg)
+        if self.as_json:
+            msg = "--json tells what was written: add --output FILE, or leave it out"
+            raise UsageError(msg)
+        data, said = lightcurve_bytes(store, form, **how)
+        if not data:
+            typer.echo(f"nothing is written: no object was found ({said})", err=True)
+        sys.stdout.write(data.decode())

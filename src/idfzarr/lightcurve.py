@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from idfzarr.errors import UsageError
+from idfzarr.errors import MissingExtra, UsageError
 from idfzarr.flags import BAD_FLAGS, flag_mask, flag_masks, flag_meanings
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     Float = NDArray[np.float32] | NDArray[np.float64]
 
-__all__ = ["AB_ZERO_MAGNITUDE", "VEGA_ZERO_FLUX", "Lightcurve", "mjd_of"]
+__all__ = ["AB_ZERO_MAGNITUDE", "VEGA_ZERO_FLUX", "Lightcurve", "imported_lightkurve", "mjd_of"]
 
 AB_ZERO_MAGNITUDE = 23.9
 """AB magnitude of 1 microjansky: 2.5 log10(3631 Jy / 1 uJy), Oke & Gunn 1983, ApJ 266, 713."""
@@ -66,6 +67,25 @@ def mjd_of(moment: str | float | Time) -> float:
     except (ValueError, TypeError) as error:
         msg = f"{moment!r} is no date: give an MJD, a date such as 2005-01-01, or an astropy Time"
         raise UsageError(msg) from error
+
+
+def imported_lightkurve() -> Any:
+    """Return lightkurve, which is optional.
+
+    Raises
+    ------
+    MissingExtra
+        It is not installed.
+    """
+    try:
+        with warnings.catch_warnings():
+            # It warns of its own optional packages, which nobody needs for lightcurves.
+            warnings.simplefilter("ignore", UserWarning)
+            import lightkurve
+    except ImportError as error:
+        msg = f"lightkurve cannot be imported ({error}): pip install lightkurve"
+        raise MissingExtra(msg) from error
+    return lightkurve
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -290,6 +310,34 @@ class Lightcurve:
         for name in ("aor", "flux", "flux_err", "mag", "mag_err", "flag"):
             series[name] = table[name]
         return series
+
+    def to_lightkurve(self) -> Any:
+        """Return a ``lightkurve.LightCurve`` of time (UTC), flux, flux_err, quality and aor.
+
+        ``quality`` is `flag`: 0 for none. Flux keeps its unit and its bits.
+
+        Raises
+        ------
+        MissingExtra
+            lightkurve is not installed.
+        """
+        from astropy import units
+
+        unit = units.Unit(self.unit) if self.unit else units.dimensionless_unscaled
+        curve = imported_lightkurve().LightCurve(
+            time=self.time, flux=self.flux * unit, flux_err=self.flux_err * unit
+        )
+        curve["quality"] = self.flag.astype(np.int32)
+        curve["aor"] = self.aor
+        curve.meta.update(
+            LABEL=f"{self.object_id} {self.type}",
+            OBJECT=self.object_id,
+            TYPE=self.type,
+            RA=self.ra,
+            DEC=self.dec,
+            CALIBRATED=self.is_calibrated,
+        )
+        return curve
 
     def to_xarray(self) -> xr.Dataset:
         """Return an xarray Dataset along ``aor`` with CF attributes."""

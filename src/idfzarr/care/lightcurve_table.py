@@ -1,52 +1,56 @@
-"""Take lightcurves out of a cube, as one table: CSV, ECSV, FITS or VOTable."""
+"""Many lightcurves as one astropy Table or TimeSeries."""
 
 from __future__ import annotations
 
-import io
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from idfzarr.errors import UsageError, closest
+from idfzarr.care.lightcurve_choice import choose_lightcurves
+from idfzarr.care.lightcurve_notes import notes_of
+from idfzarr.care.lightcurve_parquet import plain_table
+from idfzarr.care.lightcurve_rows import RowForm, rows_of
+from idfzarr.store.cube import Cube
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from idfzarr.care.lightcurve_rows import System
     from idfzarr.store.place import PlaceLike
 
-__all__ = ["FORMATS", "lightcurve_table", "table_bytes"]
-
-FORMATS = {"csv": "ascii.csv", "ecsv": "ascii.ecsv", "fits": "fits", "votable": "votable"}
-"""Formats by what they are called here and by astropy."""
-
-_COLUMNS = ("aor", "mjd", "flux", "flux_err", "mag", "mag_err", "flag")
+__all__ = ["lightcurve_table", "lightcurve_timeseries"]
 
 
 def lightcurve_table(
-    cube: PlaceLike,
+    cube: PlaceLike | Cube,
     objects: Iterable[int],
     types: str | Iterable[str] = "*",
     *,
     calibrated: bool = False,
+    good: bool = False,
+    mag: bool = True,
+    system: System = "AB",
 ) -> Any:
     """Return lightcurves as one astropy Table.
 
     Parameters
     ----------
     cube
-        Path of the cube.
+        The cube, or its path.
     objects
         Ids of the objects.
     types
         Names or globs of types.
     calibrated
         Apply the calibration that is stored beside them.
+    good
+        Leave out flagged measurements.
+    mag, system
+        Add magnitudes, and of which system.
 
     Returns
     -------
     astropy.table.Table
-        ``object``, ``type``, ``aor``, ``mjd``, ``flux``, ``flux_err``, ``mag``, ``mag_err``,
-        ``flag``; where units differ, a column ``unit`` says which.
+        ``object``, ``type``, ``ra``, ``dec``, ``aor``, ``mjd``, ``flux``, ``flux_err``, ``mag``,
+        ``mag_err``, ``flag``; where units differ, a column ``unit`` says which.
 
     Raises
     ------
@@ -55,48 +59,38 @@ def lightcurve_table(
     StoreError
         There is no cube.
     """
-    from astropy.table import Table, vstack
-
-    from idfzarr.store.cube import Cube
-
-    curves = Cube(cube).lightcurves(list(objects), types)
-    curves = [one.calibrated() for one in curves] if calibrated else curves
-    units = {one.unit for one in curves}
-    made = []
-    for one in curves:
-        table = one.to_table()
-        plain = {name: np.asarray(getattr(table[name], "value", table[name])) for name in _COLUMNS}
-        plain["flag"] = plain["flag"].astype(
-            np.int32
-        )  # VOTable has no unsigned integers of 16 bits
-        part = Table({"object": np.full(len(one), one.object_id), **plain})
-        part.add_column(np.full(len(one), one.type), name="type", index=1)
-        if len(units) > 1:
-            part["unit"] = one.unit
-        made.append(part)
-    whole = vstack(made, metadata_conflicts="silent")
-    whole["mjd"].unit = "d"
-    if len(units) == 1:
-        for name in ("flux", "flux_err"):
-            whole[name].unit = units.copy().pop() or None
-    return whole
+    opened = cube if isinstance(cube, Cube) else Cube(cube)
+    form = RowForm(calibrated=calibrated, good=good, mag=mag, system=system)
+    choice = choose_lightcurves(opened, objects=objects, types=types)
+    rows = rows_of(opened.lightcurves(choice.objects, choice.types), form)
+    return plain_table(rows.columns(), rows, notes_of(opened, choice.types, form))
 
 
-def table_bytes(table: Any, form: str) -> bytes:
-    """Return a table in one of the `FORMATS`.
+def lightcurve_timeseries(
+    cube: PlaceLike | Cube,
+    objects: Iterable[int],
+    types: str | Iterable[str] = "*",
+    **form: Any,
+) -> Any:
+    """Return lightcurves as one astropy TimeSeries, sorted by time.
 
-    Raises
-    ------
-    UsageError
-        There is no such format.
+    Parameters
+    ----------
+    cube, objects, types, **form
+        As of `lightcurve_table`.
+
+    Returns
+    -------
+    astropy.timeseries.TimeSeries
+        ``time`` (UTC) and the columns of `lightcurve_table`.
     """
-    if form not in FORMATS:
-        msg = f"--format {form!r} is unknown{closest(form, FORMATS)}; one of {', '.join(FORMATS)}"
-        raise UsageError(msg)
-    if form in {"csv", "ecsv"}:
-        text = io.StringIO()
-        table.write(text, format=FORMATS[form])
-        return text.getvalue().encode()
-    binary = io.BytesIO()
-    table.write(binary, format=FORMATS[form])
-    return binary.getvalue()
+    from astropy.time import Time
+    from astropy.timeseries import TimeSeries
+
+    table = lightcurve_table(cube, objects, types, **form)
+    times = Time(table["mjd"].value, format="mjd", scale="utc")
+    series = TimeSeries(time=times, meta=dict(table.meta))
+    for name in table.colnames:
+        series[name] = table[name]
+    series.sort("time")
+    return series
