@@ -17,13 +17,19 @@ if TYPE_CHECKING:
 
 # What is imported -> what is installed, where the names differ.
 DISTRIBUTIONS = {
+    "astropy_healpix": "astropy-healpix",
     "google_crc32c": "google-crc32c",
+    "light_curve": "light-curve",
     "lance": "pylance",
     "panel_material_ui": "panel-material-ui",
     "yaml": "pyyaml",
 }
 # Folder -> the extras whose packages its modules may import.
-EXTRAS_OF = {"src": ("viewer", "tess", "s3", "test"), "tests": ("test",), "benchmarks": ("test",)}
+EXTRAS_OF = {
+    "src": ("viewer", "tess", "s3", "lightkurve", "test"),
+    "tests": ("test", "viewer", "lightkurve"),
+    "benchmarks": ("test", "viewer"),
+}
 
 # Only compared with, each where it is installed: benchmarks/README.md names them.
 RIVALS = {"src": set(), "tests": set(), "benchmarks": {"duckdb", "h5py", "pylance"}}
@@ -97,7 +103,7 @@ def test_environment_adds_no_package_of_its_own(environment):
 
 def test_every_extra_names_packages(project):
     extras = project["optional-dependencies"]
-    assert set(extras) == {"viewer", "tess", "s3", "test", "dev"}
+    assert set(extras) == {"viewer", "tess", "s3", "lightkurve", "test", "dev"}
     for name, requirements in extras.items():
         assert packages(requirements), f"the extra {name} is empty"
 

@@ -26,7 +26,17 @@ if TYPE_CHECKING:
 SOURCE = Path(idfzarr.__file__).parent
 
 WORDS = ("errors", "flags", "progress", "measurement", "lightcurve")
-DOORS = ("cli_options", "cli_care", "cli_ps1", "cli_extract", "cli", "__main__", "__init__")
+DOORS = (
+    "cli_options",
+    "cli_care",
+    "cli_ps1",
+    "cli_extract",
+    "cli_stats",
+    "cli_view",
+    "cli",
+    "__main__",
+    "__init__",
+)
 ROOMS = (
     "words",
     "store",
