@@ -52,6 +52,33 @@ def test_failures_have_code_1_and_their_names(run_cli, service, tmp_path):
     assert "status 403" in ended.out
 
 
+def test_repair_fetches_from_a_mirror(run_cli, service, tmp_path):
+    service.clear()
+    store, mirror = tmp_path / "s.zarr", service.mirrors["images"] + "{path}"
+    asked = ["--skycell", "1405.053", "--bands", "r", "--mirror", mirror]
+    assert run_cli("fetch", store, *asked).code == 0
+    shard = store / "1405/skycell.1405.053/r/c/0/0"
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-7])
+    (store / "zarr.json").unlink()
+    plan = run_cli("repair", store, "--mirror", mirror, "-q")
+    assert plan.code == 1
+    assert (
+        plan.out.splitlines()[-1] == f"to do it: idfzarr repair {store} --apply --mirror '{mirror}'"
+    )
+    assert "restore metadata: 1" in plan.out
+    assert "fetch again: 1" in plan.out
+    assert shard.read_bytes() == whole[:-7]
+    before = len(service.requests)
+    done = run_cli("repair", store, "--apply", "--mirror", mirror, "-q")
+    assert done.code == 0, done.out + done.err
+    assert len(service.requests) == before + 1
+    assert shard.read_bytes() == whole
+    assert run_cli("inventory", store, "--level", "scrub", "-q").code == 0
+    bad = run_cli("repair", store, "--mirror", "ftp://x", "-q")
+    assert (bad.code, "'ftp://x' cannot be used" in bad.err) == (2, True)
+
+
 def test_local_files_only(run_cli, tmp_path):
     write_files(tmp_path / "ps1", SKY, ["skycell.1405.053"], bands="r", extension=".fits.fz")
     asked = ["--skycell", "1405.*53", "--bands", "r", "--local-data-path", tmp_path / "ps1"]

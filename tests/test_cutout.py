@@ -230,7 +230,7 @@ def test_a_picture_of_a_cutout(border):
 
 def test_what_cannot_be_cut_out(border):
     store, _, ra, dec = border
-    with pytest.raises(UnknownName, match=r"no skycell of .* has a image in z"):
+    with pytest.raises(UnknownName, match=r"no skycell of .* has the image in z"):
         cut_out(store, ra, dec, 20.0, bands="rz")
     with pytest.raises(UnknownName, match="it would be skycell"):
         cut_out(store, 10.0, 10.0, 20.0)

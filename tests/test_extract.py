@@ -11,6 +11,7 @@ from astropy.io import fits
 from astropy.utils.exceptions import AstropyWarning
 from astropy.wcs import WCS
 from old_skycells import ALL, make_old, make_store, put
+from sky_children import SkyServer, renames
 
 from idfzarr.care import fits_checksum
 from idfzarr.care.extract import choose_arrays, extract_array, extract_many, fits_bytes
@@ -181,6 +182,28 @@ def test_batch_goes_on_after_a_damaged_array(tmp_path):
     with pytest.raises(ChunkCorrupt, match="crc32c"):
         extract_array(store, NAME, "r", "mask", output=tmp_path / "o.fits")
     assert not (tmp_path / "o.fits").exists()
+
+
+def test_a_batch_killed_at_every_rename_leaves_whole_files_only(store, tmp_path, tree):
+    log, asked = tmp_path / "renames.txt", {"store": store.url, "bands": "r", "kinds": list(ALL)}
+    with SkyServer() as children:
+        whole = tmp_path / "whole"
+        how = asked | {"output_dir": str(whole), "moment": -1, "log": str(log)}
+        assert children.run("extract", **how) == 0
+        files = tree(whole)
+        assert len(files) >= 3
+        assert renames(log) == len(files)
+        for moment in range(1, 2 * renames(log) + 1):
+            folder = tmp_path / str(moment)
+            how |= {"output_dir": str(folder), "moment": moment}
+            assert children.run("extract", **how) == -9
+            left = {n: d for n, d in tree(folder).items() if not n.endswith(".partial")}
+            assert len(left) == moment // 2
+            assert left.items() <= files.items()
+            done = extract_many(store.url, bands="r", output_dir=folder)
+            assert {one.result for one in done} <= {"there", "written"}
+            assert sum(one.result == "there" for one in done) == len(left)
+            assert tree(folder) == files
 
 
 def test_what_is_not_there_is_named(store):

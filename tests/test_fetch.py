@@ -14,15 +14,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sky_children import SkyServer
 
-from idfzarr.errors import NoSkyCoordinates, UsageError
+from idfzarr.errors import ForeignStore, NoSkyCoordinates, UsageError
 from idfzarr.ps1.download import RetryRules
 from idfzarr.ps1.fetch import download_and_store_ps1_data, fetch_skycells, known_absent
 from idfzarr.ps1.fetch_choice import arrays_of, choose, under_objects
 from idfzarr.ps1.fetch_report import ArrayOutcome, FetchInterrupted, FetchReport
 from idfzarr.ps1.linking import link_skycells, linked_skycells
 from idfzarr.ps1.partial import BLOCK
-from idfzarr.ps1.skystore import SkycellStore
+from idfzarr.ps1.sky_keys import sky_array
+from idfzarr.ps1.sky_ledger import read_notes
+from idfzarr.ps1.skystore import SkycellStore, is_skystore
+from idfzarr.store.ledger import read_ledger
 from idfzarr.testing import ps1_faults as faults
 from idfzarr.testing.ps1_files import PS1Sky, disk_pixels, file_bytes, relative_path, write_files
 from idfzarr.testing.ps1_service import PS1Service
@@ -30,6 +34,7 @@ from idfzarr.testing.ps1_service import PS1Service
 RETRY = RetryRules(attempts=4, seconds=30.0, first_wait=0.01, longest_wait=0.05)
 CELLS = ("skycell.1405.053", "skycell.1405.054")
 SKY = PS1Sky(seed=0, size=(256, 250))
+SMALL_BLOCK, PIECE = 1 << 14, 1 << 13
 
 
 @pytest.fixture(scope="module")
@@ -96,8 +101,11 @@ def test_everything_is_fetched_once(service, tmp_path):
     assert max(done for label, done, _ in told if label == "download") == report.n_bytes
     assert leftovers(store) == []
     service.clear()
+    noted = read_notes(store)
+    assert noted.asked == {CELLS[0]: {array.path.rpartition("/")[2] for array in opened.arrays()}}
     again = fetch(service, store)
     assert again.counts["skipped"] == 15
+    assert len(read_ledger(store).records) == 1, "what was asked for is noted once"
     assert again.status == "completed"
     assert service.requests == ()
 
@@ -122,11 +130,14 @@ def test_what_the_archive_has_not_is_absent_and_not_asked_for_again(tmp_path):
         assert report.counts["absent"] == 3
         assert {a.band for a in report.of("absent")} == {"g"}
         assert all("404" in a.why for a in report.of("absent"))
+        assert report.notices == ()
         asked = len(service.requests)
         assert len(known_absent(SkycellStore(store))) == 3
         assert fetch(service, store, bands="gr").counts["absent"] == 3
         assert len(service.requests) == asked
-        assert fetch(service, store, bands="g", absent_days=0).counts["absent"] == 3
+        nothing = fetch(service, store, bands="g", absent_days=0)
+        assert nothing.counts["absent"] == 3
+        assert "look at the mirrors" in nothing.notices[0]
         assert len(service.requests) == asked + 3
         service.archive.absent = ()
         assert fetch(service, store, bands="g", retry_absent=True).counts["downloaded"] == 3
@@ -186,6 +197,12 @@ SCENARIOS = {
 }
 
 
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Let files have eight blocks."""
+    monkeypatch.setattr("idfzarr.ps1.partial.BLOCK", SMALL_BLOCK)
+
+
 def faulted(service, store, name, **options):
     """Fetch with a fault on every file; check the store, the report and the bytes that came."""
     planted, outcome, resumed = SCENARIOS[name]
@@ -204,14 +221,15 @@ def faulted(service, store, name, **options):
         assert service.url in array.why
         assert not opened.has(array.skycell, array.band, array.kind)
     for array in report.arrays if resumed else ():
-        path = "*/" + relative_path(array.skycell, array.band, array.kind)
+        path = relative_path(array.skycell, array.band, array.kind)
         length = len(service.archive.bytes_of(path.rpartition("/")[2]))
-        assert length <= service.bytes_sent(path) <= length + BLOCK
-        assert 206 in {r.status for r in service.requests if r.path.endswith(path[2:])}
+        assert length <= array.n_bytes <= length + SMALL_BLOCK
+        assert 206 in {r.status for r in service.requests if r.path.endswith("/" + path)}
     assert leftovers(store) == []
     return len(report.arrays)
 
 
+@pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_a_faulted_download_ends_whole_or_named(service, tmp_path, name):
     assert len(SCENARIOS) >= 20
@@ -219,6 +237,7 @@ def test_a_faulted_download_ends_whole_or_named(service, tmp_path, name):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("small_blocks")
 def test_a_thousand_faulted_downloads(service, tmp_path):
     done = 0
     cells = [f"skycell.1405.05{k}" for k in range(4)]
@@ -310,6 +329,19 @@ def test_broken_and_false_files_on_disk_are_named_and_downloaded(service, tmp_pa
     assert all(a.why for a in report.arrays)
     for array in SkycellStore(tmp_path / "s.zarr").arrays():
         check_pixels(tmp_path / "s.zarr", array)
+
+
+def test_where_no_store_can_be(service, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ForeignStore, match="no store can be made at"):
+        fetch(service, tmp_path / "file")
+    with pytest.raises(UsageError, match="no store can be made at"):
+        fetch(service, tmp_path / "file" / "s.zarr")
+    for options in ({"num_workers": 0}, {"per_host": 0}, {"num_workers": 65}):
+        with pytest.raises(UsageError, match=next(iter(options))):
+            fetch(service, tmp_path / "s.zarr", **options)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert service.requests == ()
 
 
 def test_a_folder_that_is_not_there(service, tmp_path):
@@ -404,31 +436,27 @@ def test_the_earlier_toolkits_function(service, tmp_path, monkeypatch):
 
 # -------------------------------------------------------------------- stopped, and side by side
 
-CHILD = """
-import json, sys
-from idfzarr.ps1.fetch import fetch_skycells
-from idfzarr.ps1.download import RetryRules
-asked = json.loads(sys.argv[1])
-print("ready", flush=True)
-report = fetch_skycells(**asked, retry=RetryRules(attempts=4, first_wait=0.01, seconds=60))
-sys.exit(0 if report.ok else 1)
-"""
+
+@pytest.fixture(scope="module")
+def children():
+    with SkyServer() as server:
+        yield server
 
 
-def begin(service, store, **options):
+def begin(children, service, store, **options):
     """Start a fetch in a process of its own."""
-    source = Path(sys.modules["idfzarr"].__file__).parents[1]
     asked = {"store": str(store), "skycells": list(CELLS), "use_local_files": False}
-    asked |= {"mirrors": [service.mirrors["images"]], "num_workers": 3, **options}
-    child = subprocess.Popen(
-        [sys.executable, "-c", CHILD, json.dumps(asked)],
-        env=os.environ | {"PYTHONPATH": str(source)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert child.stdout.readline() == "ready\n"
-    return child
+    asked |= {"mirrors": [service.mirrors["images"]], "num_workers": 3, "block": BLOCK}
+    children.begin("fetch", **(asked | options))
+
+
+def settled(service):
+    """Return the requests once the service knows of all that a killed process had sent."""
+    before = None
+    while before != (seen := service.requests) or not all(r.finished for r in seen):
+        before = seen
+        time.sleep(0.02)
+    return seen
 
 
 def contents(store):
@@ -444,52 +472,84 @@ def contents(store):
     return found
 
 
-def killed_and_resumed(service, tmp_path, times, seed):
+def killed_and_resumed(service, tmp_path, children, times, seed):
+    """Kill fetches at random moments; return how many arrays each had stored, and had begun."""
     service.clear()
-    whole = tmp_path / "whole.zarr"
-    fetch(service, whole, skycells=CELLS)
+    asked = {"skycells": CELLS, "bands": "gri"}
+    fetch(service, tmp_path / "whole.zarr", **asked)
+    whole = contents(tmp_path / "whole.zarr")
+    assert len(whole) == 18
     drawn = np.random.default_rng(seed)
-    landed = set()
-    for number in range(times):
-        store = tmp_path / f"killed{number}.zarr"
+    landed = []
+    for _ in range(times):
+        store = tmp_path / "killed.zarr"
         service.clear()
-        service.plant("*", faults.Dripped(piece=30_000, seconds=0.02), times=None)
-        child = begin(service, store)
-        time.sleep(float(drawn.uniform(0.05, 1.2)))
-        child.send_signal(signal.SIGKILL)
-        child.communicate()
-        held = len(SkycellStore(store).arrays()) if (store / "zarr.json").exists() else 0
-        landed.add(held)
+        service.plant("*", faults.Dripped(piece=PIECE, seconds=0.006), times=None)
+        after = float(drawn.uniform(0.02, 0.8))
+        begin(children, service, store, bands="gri", block=SMALL_BLOCK, after=after)
+        assert children.answer() in {-signal.SIGKILL, 0}
+        settled(service)
+        held = {a.path for a in SkycellStore(store).arrays()} if is_skystore(store) else set()
+        there = {p.name: p.stat().st_size for p in tmp_path.glob("*.downloads/*.part")}
         service.clear()
-        report = fetch(service, store, skycells=CELLS)
+        report = fetch(service, store, **asked)
         assert report.status == "completed"
-        assert report.counts["skipped"] == held
-        # Downloads that were whole, and not stored yet, are not asked for again; what the killed
-        # one asked for last may be noted only now, at most once a worker.
-        assert 30 - held - 3 <= len(service.requests) <= 30 - held + 8
-        assert contents(store) == contents(whole)
+        assert report.counts["skipped"] == len(held)
+        begun = check_nothing_came_twice(service, report, held, there)
+        assert contents(store) == whole
         assert leftovers(store) == []
         shutil.rmtree(store)
+        landed.append((len(held), begun))
     return landed
 
 
-def test_a_killed_fetch_goes_on_to_the_same_store(service, tmp_path):
-    killed_and_resumed(service, tmp_path, 2, seed=1)
+def check_nothing_came_twice(service, report, held, there):
+    """Compare what was asked for with what was there; return how many downloads went on.
+
+    Parameters
+    ----------
+    held
+        Paths of the arrays that were stored.
+    there
+        Bytes of downloads, by their names, when the process was killed.
+    """
+    asked = settled(service)
+    resumed = 0
+    for one in report.arrays:
+        array = sky_array(one.skycell, one.band, one.kind)
+        path = relative_path(array.name, array.band, array.kind)
+        name = path.rpartition("/")[2]
+        again = [r for r in asked if r.path.endswith("/" + path)]
+        if array.path in held:
+            assert again == []
+            continue
+        length, before = len(service.archive.bytes_of(name)), there.get(name + ".part", 0)
+        first = length - sum(r.sent for r in again)  # byte from which it was asked for
+        assert len(again) == 1 or (again == [] and before == length)
+        assert before - SMALL_BLOCK <= first <= before
+        resumed += first > 0
+    return resumed
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_a_killed_fetch_goes_on_to_the_same_store(service, tmp_path, children):
+    killed_and_resumed(service, tmp_path, children, 2, seed=1)
 
 
 @pytest.mark.slow
-@pytest.mark.long
-def test_fifty_killed_fetches_go_on_to_the_same_store(service, tmp_path):
-    landed = killed_and_resumed(service, tmp_path, 50, seed=2)
-    assert len(landed) > 5, "the kills did not come at different moments"
+@pytest.mark.usefixtures("small_blocks")
+def test_fifty_killed_fetches_go_on_to_the_same_store(service, tmp_path, children):
+    landed = killed_and_resumed(service, tmp_path, children, 50, seed=2)
+    assert len({held for held, _ in landed}) > 5, "the kills did not come at different moments"
+    assert sum(begun > 0 for _, begun in landed) > 20, "no download went on where it was"
 
 
-def test_two_processes_fetch_into_one_store(service, tmp_path):
+def test_two_processes_fetch_into_one_store(service, tmp_path, children):
     store = tmp_path / "s.zarr"
-    children = [begin(service, store) for _ in range(2)]
-    for child in children:
-        said = child.communicate(timeout=120)
-        assert child.returncode == 0, said
+    with SkyServer() as others:
+        for server in (children, others):
+            begin(server, service, store)
+        assert children.answer() == others.answer() == 0
     assert len(contents(store)) == 30
     assert leftovers(store) == []
     assert len(service.requests) == 30, "something was downloaded twice"

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import zarr
 from old_skycells import ALL, decoded, make_old, make_store
+from sky_children import SkyServer, renames
 
+from idfzarr.care.inventory import inventory
 from idfzarr.care.lost_integers import BLANK, find_integers
 from idfzarr.care.migrate import migrate
 from idfzarr.errors import ForeignStore, StoreMissing, UsageError
@@ -207,6 +209,55 @@ def test_it_goes_on_where_it_was_and_leaves_the_old_store_alone(tmp_path, tree):
     assert again.count("there") == 5
     assert set(tree(tmp_path / "new.zarr")) == set(first)
     assert tree(tmp_path / "new.zarr")[f"1405/{NAME}/r/c/0/0"] == first[f"1405/{NAME}/r/c/0/0"]
+
+
+def test_killed_at_every_rename_it_goes_on(tmp_path, tree):
+    old = tmp_path / "old.zarr"
+    make_old(old, SKY, [NAME], bands="r")
+    before = tree(old)
+
+    def shards(path):
+        found = tree(path)
+        assert not [name for name in found if "partial" in name]
+        return {name: data for name, data in found.items() if name.endswith("c/0/0")}
+
+    with SkyServer() as children:
+        log = tmp_path / "renames.txt"
+        whole = tmp_path / "whole.zarr"
+        asked = {"old": str(old), "moment": -1, "log": str(log)}
+        assert children.run("migrate", new=str(whole), **asked) == 0
+        moments = 2 * renames(log)
+        assert moments >= 12
+        for moment in range(1, moments + 1):
+            new = tmp_path / f"{moment}.zarr"
+            assert children.run("migrate", new=str(new), **(asked | {"moment": moment})) == -9
+            made = SkycellStore(new)
+            for array in made.arrays():
+                made.verify(array.name, array.band, array.kind)
+                there = made.read(array.name, array.band, array.kind)
+                wanted = SkycellStore(whole).read(array.name, array.band, array.kind)
+                np.testing.assert_array_equal(there, wanted)
+            held = len(made.arrays())
+            assert held <= moment // 2
+            report = migrate(old, new)
+            assert report.ok
+            assert report.count("there") == held
+            assert report.count("stored") == 3 - held
+            assert shards(new) == shards(whole)
+            assert inventory(new, level="scrub").findings == ()
+    assert tree(old) == before
+
+
+def test_what_does_not_read_back_is_not_kept(tmp_path, monkeypatch):
+    make_old(tmp_path / "old.zarr", SKY, [NAME], bands="r", kinds=("mask",))
+    real = SkycellStore.read
+    with monkeypatch.context() as patch:
+        patch.setattr(SkycellStore, "read", lambda *a: real(*a) ^ np.uint16(1))
+        report = migrate(tmp_path / "old.zarr", tmp_path / "new.zarr")
+        assert [one.result for one in report.arrays] == ["failed"]
+        assert "does not read back" in report.arrays[0].message
+    assert SkycellStore(tmp_path / "new.zarr").arrays() == []
+    assert migrate(tmp_path / "old.zarr", tmp_path / "new.zarr").count("stored") == 1
 
 
 def test_a_mixed_store(tmp_path):

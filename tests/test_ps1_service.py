@@ -9,6 +9,7 @@ import io
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -368,6 +369,27 @@ def test_stopping_does_not_wait_for_those_who_stall():
     assert len(failed) == 1
     with pytest.raises(ConnectionRefusedError, match="refused"):
         ask(service)
+
+
+@pytest.mark.parametrize("fault", [None, Dripped(piece=2000, seconds=0.001), Truncated()])
+def test_clients_that_hang_up_leave_no_traceback(service, caplog, fault):
+    if fault is not None:
+        service.plant("*", fault, times=None)
+    path = f"/rings.v3.skycell/{relative_path(CELL, 'r')}"
+    for number in range(20):
+        client = socket.create_connection(("127.0.0.1", service.port))
+        client.sendall(f"GET {path} HTTP/1.1\r\nHost: here\r\n\r\n".encode())
+        if number % 4:
+            client.recv(1 + 500 * number)
+        if number % 2:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()
+    until = time.monotonic() + 20
+    while not all(one.finished for one in service.requests) and time.monotonic() < until:
+        time.sleep(0.01)
+    assert len(service.requests) >= 15
+    assert all(one.finished for one in service.requests)
+    assert caplog.records == []
 
 
 def test_redirects(service):

@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import zarr
 from old_skycells import ALL, make_old, make_store, put
 
+import idfzarr
 from idfzarr.care.cleaning import plan_cleaning
 from idfzarr.care.inventory import inventory
 from idfzarr.care.quarantine import restore
 from idfzarr.care.repair import plan_repair
 from idfzarr.care.skycell_repair import plan_skycells
 from idfzarr.care.skycell_table import list_skycells
-from idfzarr.errors import ForeignStore, UnknownName
-from idfzarr.ps1.download import RetryRules
-from idfzarr.ps1.skystore import SkycellStore
-from idfzarr.store.ledger import Ledger
+from idfzarr.errors import ForeignStore, MetadataCorrupt, UnknownName, UsageError
+from idfzarr.ps1.download import Attempt, RetryRules
+from idfzarr.ps1.fetch import known_absent
+from idfzarr.ps1.sky_keys import sky_array
+from idfzarr.ps1.sky_ledger import ABSENT_DAYS, SkyNotes, note_absent, note_asked, read_notes
+from idfzarr.ps1.skystore import SkycellStore, create_skystore
+from idfzarr.store.ledger import Ledger, read_ledger
 from idfzarr.testing.ps1_files import PS1Sky, write_files
 
-A, B, C = "skycell.1405.053", "skycell.1405.054", "skycell.1405.055"
+A, B, C, D = (f"skycell.1405.05{k}" for k in (3, 4, 5, 6))
 SKY = PS1Sky(seed=6, size=(560, 540))
 SMALL = PS1Sky(seed=6, size=(400, 390))
 LEVELS = ("listing", "structure", "scrub", "full")
@@ -188,9 +196,9 @@ def test_repair_refetches_from_the_archive(ours):
     flip(ours / "1405" / A / "r_mask/c/0/0", 100)
     with PS1Service(SKY) as service:
         mirror = service.mirrors["images"] + "{path}"
-        plan = plan_skycells(look(ours, "scrub"), mirrors=[mirror])
+        plan = plan_repair(look(ours, "scrub"), mirrors=[mirror])
         assert plan.apply().ok
-        assert len(service.requests) == 1
+        assert [r.status for r in service.requests] == [200]
     assert look(ours, "full").findings == ()
 
 
@@ -207,6 +215,110 @@ def test_a_repair_that_fails_leaves_the_store_as_it_is(tmp_path, ours, tree, mon
     assert not report.ok
     assert "could not be fetched again" in report.outcomes[0].message
     assert tree(ours) == before
+
+
+def harm_group(path, harm):
+    if harm == "gone":
+        path.unlink()
+    elif harm == "garbled":
+        path.write_text(path.read_text()[:40])
+    else:
+        told = json.loads(path.read_text())
+        told["attributes"] = {"mine": 7}
+        path.write_text(json.dumps(told))
+
+
+@pytest.mark.parametrize("harm", ["gone", "garbled", "stripped"])
+@pytest.mark.parametrize("group", ["", "1405/", f"1405/{A}/"])
+@pytest.mark.parametrize("with_ledger", [True, False])
+def test_metadata_of_groups_is_written_anew(ours, harm, group, with_ledger, tree):
+    uuid = SkycellStore(ours).uuid
+    if with_ledger:
+        Ledger(SkycellStore(ours).place, uuid).append("note", ps1_asked=[A, B], arrays=["r"])
+    before = tree(ours)
+    path = ours / f"{group}zarr.json"
+    harm_group(path, harm)
+    seen = look(ours)
+    if (group, harm) == ("1405/", "stripped"):
+        assert seen.findings == ()  # nothing need stand in it
+        return
+    assert seen.store_kind == "skycells"
+    assert [(f.kind, f.where.key) for f in seen.errors] == [
+        ("metadata_corrupt", f"{group}zarr.json")
+    ]
+    if not group:
+        with pytest.raises(MetadataCorrupt, match="repair"):
+            idfzarr.open_skycell(ours, A)
+        with pytest.raises((ForeignStore, MetadataCorrupt), match=r"zarr.json|attribute"):
+            create_skystore(ours, exist_ok=True)
+    harmed = tree(ours)
+    plan = plan_repair(seen)
+    assert [(a.kind, a.key) for a in plan.actions] == [("restore_metadata", f"{group}zarr.json")]
+    assert tree(ours) == harmed
+    report = plan.apply()
+    assert report.ok
+    assert bool(report.quarantine) == (harm != "gone")
+    assert look(ours, "full").findings == ()
+    after = tree(ours)
+    assert [k for k in after if after[k] != before.get(k)] in ([], [f"{group}zarr.json"])
+    assert after.keys() == before.keys()
+    kept = json.loads(path.read_text())["attributes"].get("mine")
+    assert kept == (7 if harm == "stripped" else None)
+    assert (SkycellStore(ours).uuid == uuid) == (with_ledger or bool(group))
+    assert zarr.open_group(ours, mode="r")[f"1405/{A}"].attrs["skycell"] == A
+    assert set(idfzarr.open_skycell(ours, A)["band"].values) == {"r"}
+    assert [o.result for o in plan.apply().outcomes] == ["unneeded"]
+
+
+def test_a_root_of_a_later_format_is_told_and_left(ours):
+    path = ours / "zarr.json"
+    path.write_text(path.read_text().replace('"format": 1', '"format": 2').replace(
+        '"format":1', '"format":2'
+    ))  # fmt: skip
+    seen = look(ours)
+    assert [(f.kind, f.where.key) for f in seen.errors] == [("format_version", "zarr.json")]
+    plan = plan_repair(seen)
+    assert plan.actions == ()
+    assert "format 2" in plan.lost[0]
+
+
+def test_repair_with_mirrors_and_folders_that_are_none(ours, tmp_path):
+    flip(ours / "1405" / A / "r/c/0/0")
+    seen = look(ours, "scrub")
+    with pytest.raises(UsageError, match="mirror 'ftp://x' cannot be used"):
+        plan_repair(seen, mirrors=["ftp://x"])
+    with pytest.raises(UsageError, match="no mirror to fetch from"):
+        plan_repair(seen, mirrors=[])
+    with pytest.raises(UsageError, match="there is no folder"):
+        plan_repair(seen, images=tmp_path / "nowhere")
+    zarr.create_group(tmp_path / "plain.zarr")
+    with pytest.raises(UsageError, match="no store of skycells"):
+        plan_repair(look(tmp_path / "plain.zarr"), mirrors=["http://127.0.0.1/{path}"])
+
+
+def test_a_process_that_has_fetched_and_lives_on_does_not_keep_repair_away(ours):
+    """As a notebook does, which stays open after a fetch."""
+    code = (
+        "import sys, time; from idfzarr.ps1.skystore import SkycellStore; "
+        "from idfzarr.store.ledger import Ledger; s = SkycellStore(sys.argv[1]); "
+        f"Ledger(s.place, s.uuid).append('note', ps1_asked=['{A}'], arrays=['r']); "
+        "print('noted', flush=True); time.sleep(60)"
+    )
+    source = Path(idfzarr.__file__).parents[1]
+    child = subprocess.Popen(
+        [sys.executable, "-c", code, str(ours)],
+        env=os.environ | {"PYTHONPATH": str(source)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert child.stdout.readline() == "noted\n"
+        (ours / "1405" / A / "zarr.json").unlink()
+        assert plan_repair(look(ours)).apply().ok
+        assert look(ours).findings == ()
+    finally:
+        child.kill()
+        child.communicate()
 
 
 def test_cleaning_takes_what_is_corrupt_and_brings_it_back(ours, tree):
@@ -295,6 +407,69 @@ def test_incomplete_by_what_the_others_have_and_absent_upstream(tmp_path):
     row = list_skycells(store.url).rows[2]
     assert row.of("absent") == ("r_mask", "r_wt")
     assert row.is_complete
+
+
+def test_what_was_asked_for_tells_incomplete_from_never_asked_for(tmp_path):
+    store = make_store(tmp_path / "s.zarr", SKY, [A, B], bands="r")
+    put(store, SKY, C, "r", "image")
+    known = SkyNotes()
+    one, other = (Ledger(store.place, store.uuid) for _ in range(2))  # two processes
+    note_asked(one, [sky_array(C, "r", kind) for kind in ("image", "mask")], known)
+    note_asked(other, [sky_array(D, "g", "image"), sky_array(A, "r", "image")], known)
+    note_absent(one, sky_array(C, "r", "mask"), Attempt("http://x", "status 404", 404))
+    notes = read_notes(store.place, store.uuid)
+    assert notes.asked[C] == {"r", "r_mask"}
+    assert notes.absent == {f"1405/{C}/r_mask": "http://x: status 404"}
+    before = read_ledger(store.place).records
+    note_asked(one, [sky_array(C, "r", "mask")], notes)
+    assert read_ledger(store.place).records == before, "what is noted is noted again"
+    seen = look(store.url)
+    assert seen.ok
+    assert [(f.message, f.sure) for f in seen.of("shard_pending")] == [
+        (f"{D} has no g: it was asked for and has not come", "certain")
+    ]
+    assert "--bands g --kinds image" in seen.findings[0].remedy
+    rows = {row.name: row for row in list_skycells(store.url).rows}
+    assert list(rows) == [A, B, C, D]
+    assert rows[D].of("missing") == ("g",)
+    assert not rows[D].is_complete
+    assert (rows[C].of("absent"), rows[C].of("missing")) == (("r_mask",), ())
+    assert rows[C].is_complete
+    assert all(rows[name].is_complete for name in (A, B))
+    assert rows[C].states["r_wt"] == "", "nobody asked for it"
+
+
+def test_an_absence_is_believed_as_long_as_fetch_believes_it(tmp_path, monkeypatch):
+    store = make_store(tmp_path / "s.zarr", SKY, [A], bands="r", kinds=("image",))
+    ledger = Ledger(store.place, store.uuid)
+    arrays = [sky_array(A, "r", kind) for kind in ("image", "mask")]
+    note_asked(ledger, arrays, SkyNotes())
+    long_ago = time.time_ns() - int((ABSENT_DAYS + 1) * 86_400e9)
+    with monkeypatch.context() as patch:
+        patch.setattr("idfzarr.store.ledger.time.time_ns", lambda: long_ago)
+        note_absent(ledger, arrays[1], Attempt("http://x", "status 404", 404))
+    assert known_absent(store) == {}
+    assert list_skycells(store.url).rows[0].of("missing") == ("r_mask",)
+    assert list(known_absent(store, days=ABSENT_DAYS + 2)) == [f"1405/{A}/r_mask"]
+    note_absent(ledger, arrays[1], Attempt("http://x", "status 404", 404))
+    assert list(known_absent(store)) == [f"1405/{A}/r_mask"]
+    assert list_skycells(store.url).rows[0].of("absent") == ("r_mask",)
+
+
+def test_notes_that_are_none_are_passed_over(tmp_path):
+    store = make_store(tmp_path / "s.zarr", SKY, [A], bands="r", kinds=("image",))
+    ledger = Ledger(store.place, store.uuid)
+    for told in (
+        {"ps1_asked": "all", "arrays": ["r"]},
+        {"ps1_asked": [A], "arrays": "r"},
+        {"ps1_asked": [7, None, "../x", "skycell.9999.000", A], "arrays": [5, "u", "r"]},
+        {"ps1_absent": 5},
+        {"ps1_absent": ["x"]},
+    ):
+        ledger.append("note", **told)
+    Ledger(store.place, "another").append("note", ps1_asked=[B], arrays=["r"])
+    assert read_notes(store.place, store.uuid) == SkyNotes({A: frozenset(["r"])}, {})
+    assert look(store.url).findings == ()
 
 
 def test_the_older_layouts_need_no_weights(tmp_path):

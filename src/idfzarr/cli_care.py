@@ -124,7 +124,16 @@ def repair(
     apply: Annotated[bool, typer.Option("--apply", help="Carry the plan out.")] = False,
     images: Annotated[
         Path | None,
-        typer.Option("--from", help="Folder of the mosaics, if they are not where they were."),
+        typer.Option(
+            "--from",
+            help="Folder of the mosaics, if they are not where they were; of files of skycells.",
+        ),
+    ] = None,
+    mirror: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--mirror", help="For skycells, an address with {path} or {file} (repeatable)."
+        ),
     ] = None,
     accept_loss: Annotated[
         bool,
@@ -138,17 +147,20 @@ def repair(
     """Plan how to mend a store, and with --apply mend it.
 
     Nothing is deleted: original bytes go to the quarantine beside the store. Intact chunks are
-    kept, damaged lightcurves measured again from the mosaics, and what cannot be mended is
-    marked lost.
+    kept, damaged lightcurves measured again from the mosaics, damaged skycells fetched again, and
+    what cannot be mended is marked lost.
     """
     from idfzarr.care.plan_text import plan_text, report_text
     from idfzarr.care.repair import plan_repair
 
     look = _Look(store, level, None, workers, quiet=quiet or as_json)
-    plan = plan_repair(look.take("scrub"), images=images, accept_loss=accept_loss)
+    plan = plan_repair(
+        look.take("scrub"), images=images, mirrors=mirror or None, accept_loss=accept_loss
+    )
     if not apply:
         words = ["idfzarr", "repair", str(store), "--apply"]
         words += ["--from", str(images)] if images else []
+        words += [word for one in mirror or () for word in ("--mirror", one)]
         words += ["--accept-loss"] if accept_loss else []
         words += ["--level", level] if level != "scrub" else []
         say(plan.to_json() if as_json else plan_text(plan, command=shlex.join(words)))

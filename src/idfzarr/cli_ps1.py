@@ -155,7 +155,8 @@ def _drawn(*, quiet: bool) -> Iterator[Progress]:
 
         def progress(label: str, done: int, total: int) -> None:
             if label == "download":
-                draw("download MB", done // _MEGABYTE, -(-total // _MEGABYTE))
+                whole = -(-total // _MEGABYTE)
+                draw("download MB", whole if done == total else done // _MEGABYTE, whole)
             else:
                 draw(label, done, total)
 

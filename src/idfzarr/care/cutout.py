@@ -187,6 +187,13 @@ def cut_out(
         No skycell of the store sees the place in a band that was asked for.
     CorruptError
         An array that is needed is damaged.
+
+    Notes
+    -----
+    The position is taken to be in the frame of the images and is not turned. The survey's headers
+    name no frame; its documentation says FK5, J2000, and so does the cutout's header. One in ICRS
+    differs from that by 28 mas, at most 32 (both as astropy.coordinates has them): an eighth of a
+    pixel, where the middle of a cutout lies within half a pixel of the position anyway.
     """
     reader = open_skystore(store)
     radius = _radius(size_arcsec)
@@ -201,7 +208,7 @@ def cut_out(
     if base is None or lacking:
         asked = "".join(lacking) or "".join(wanted)
         msg = (
-            f"no skycell of {reader.url} has a {kind} in {', '.join(asked)} at {ra:.6f} "
+            f"no skycell of {reader.url} has the {kind} in {', '.join(asked)} at {ra:.6f} "
             f"{dec:+.6f}: it would be {', '.join(names[:4]) or 'none'}; fetch it first"
         )
         raise UnknownName(msg)

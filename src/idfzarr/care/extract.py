@@ -297,7 +297,8 @@ def extract_many(
     output_dir
         Where the folders go.
     form, compress, overwrite
-        As of `extract_array`; without `overwrite` files that are there stay.
+        As of `extract_array`; without `overwrite` files that are there stay. What a call that was
+        killed left half written is removed.
     progress
         Told files.
 
@@ -316,6 +317,10 @@ def extract_many(
     reader = open_skystore(store)
     bands = tuple(bands)
     chosen = choose_arrays(reader, skycells, bands=bands, kinds=kinds)
+    for name in {array.name for array in chosen}:
+        folder = Path(output_dir) / name
+        refuse_inside(folder, reader.url)
+        LocalPlace(os.path.abspath(folder)).remove_abandoned()
     made = []
     for number, array in enumerate(chosen, start=1):
         path = Path(output_dir) / array.name / _file_name(array, form)

@@ -356,6 +356,8 @@ def _root_state(place: ReadOnlyPlace) -> object:
 
 def _look(place: ReadOnlyPlace, asked: _Asked) -> _Seen:
     root_state = _root_state(place)
+    if is_skycells(place):  # before the ledger is asked, which skycells without a root have too
+        return _of_skycells(place, asked, root_state)
     ledgers = read_ledgers(place)
     try:
         claims = claims_of(place, ledgers.state)
@@ -364,8 +366,6 @@ def _look(place: ReadOnlyPlace, asked: _Asked) -> _Seen:
         if stopped is None:
             raise
         return _Seen("cube", [stopped], (), {}, 0, 0, Claims("own", {}), root_state=root_state)
-    if claims is None and is_skycells(place):
-        return _of_skycells(place, asked, root_state)
     if claims is None or not claims.nodes:
         plain = plain_inventory(
             place, level=asked.level, sample=asked.sample, seed=asked.seed, workers=asked.workers,

@@ -19,7 +19,7 @@ import numpy as np
 from idfzarr.care.inventory import inventory
 from idfzarr.care.lost_integers import BLANK, find_integers
 from idfzarr.care.skycells import skycell_path
-from idfzarr.errors import ForeignStore, IdfzarrError, StorageFull, UsageError
+from idfzarr.errors import ForeignStore, IdfzarrError, ShardCorrupt, StorageFull, UsageError
 from idfzarr.progress import Progress, silent
 from idfzarr.ps1.old_layouts import OldSkycells, open_skystore
 from idfzarr.ps1.pixels import Scaling, asinh_of_disk
@@ -169,6 +169,7 @@ def migrate(
         raise ForeignStore(msg)
     damaged = _damaged(source.url)
     target = create_skystore(new, exist_ok=True)
+    target.remove_abandoned()
     arrays = source.arrays()
     done: list[Migrated] = []
     for number, array in enumerate(arrays, start=1):
@@ -274,5 +275,6 @@ def _check(target: SkycellStore, array: SkyArray, values: NDArray[Any]) -> None:
     else:
         same = np.array_equal(made, values, equal_nan=made.dtype.kind == "f")
     if not same:
+        target.place.remove_tree(array.path)  # what stays would count as migrated
         msg = f"{array} in {target.url} does not read back as it is in the old store: run it again"
-        raise UsageError(msg)
+        raise ShardCorrupt(msg)

@@ -16,7 +16,7 @@ from idfzarr.care.rebuilding import FROM_LIGHTCURVES, Sources, find_sources
 from idfzarr.care.repair_plan import Action, RepairPlan
 from idfzarr.care.shard_repair import find_remedy
 from idfzarr.care.skycell_repair import plan_skycells
-from idfzarr.errors import IdfzarrError
+from idfzarr.errors import IdfzarrError, UsageError
 from idfzarr.store.ledger import LEDGER_SUFFIX
 from idfzarr.store.place import place_of
 from idfzarr.store.root import ROOT_KEY, read_root
@@ -56,6 +56,7 @@ def plan_repair(
     inventory: Inventory,
     *,
     images: str | os.PathLike[str] | None = None,
+    mirrors: Sequence[str] | None = None,
     accept_loss: bool = False,
 ) -> RepairPlan:
     """Plan how to mend what an inventory found; nothing is changed.
@@ -66,7 +67,11 @@ def plan_repair(
         Of the store, see `idfzarr.care.inventory.inventory`. What its level does not see is not
         mended.
     images
-        Folder with the mosaics, if they are no longer where the ledger says.
+        Folder with the mosaics, if they are no longer where the ledger says; for a store of
+        skycells the folder of files of the survey, in which is looked before the archive is asked.
+    mirrors
+        For a store of skycells, the addresses to fetch from, with ``{path}`` or ``{file}``; None
+        for the archive's own.
     accept_loss
         Mark as lost, too, what turns out to be lost only while it is mended: mosaics of the same
         name and size that are others, or that measure differently now. Without it, such a shard is
@@ -76,12 +81,24 @@ def plan_repair(
     -------
     RepairPlan
         To be read, then applied.
+
+    Raises
+    ------
+    UsageError
+        Mirrors for a store that is fetched from nowhere, or for skycells a mirror that is none or
+        a folder that is not there.
     """
     place = place_of(inventory.url)
     folder = None if images is None else os.fspath(images)
     uuid = getattr(inventory, "uuid", None)
     if getattr(inventory, "store_kind", "cube") in {"skycells", "skycells_old"}:
-        return plan_skycells(inventory, images=images)
+        return plan_skycells(inventory, images=images, mirrors=mirrors)
+    if mirrors is not None:
+        msg = (
+            f"{inventory.url} is no store of skycells, and nothing of it is fetched: leave the "
+            "mirrors out"
+        )
+        raise UsageError(msg)
     if getattr(inventory, "store_kind", "cube") != "cube":
         told = "this is no cube of idfzarr: what it was made from is not known, so nothing is done"
         return RepairPlan(inventory.url, uuid, (), (told,) if inventory.findings else (), folder)

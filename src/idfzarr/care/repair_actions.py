@@ -18,6 +18,7 @@ from idfzarr.care.array_repair import find_values, mended_chunks
 from idfzarr.care.known_store import KnownStore, know_store, says, shard_number
 from idfzarr.care.ledger_repair import mend_ledger
 from idfzarr.care.quarantine import Quarantine, contained
+from idfzarr.care.read_only import ReadOnlyPlace
 from idfzarr.care.rebuilding import Measured, Source, rebuild, recompute_statistics
 from idfzarr.care.repair_plan import Action, Outcome, RepairPlan, RepairReport
 from idfzarr.care.shard_repair import (
@@ -29,7 +30,9 @@ from idfzarr.care.shard_repair import (
     put_together,
     shard_record,
 )
+from idfzarr.care.skycell_groups import RESTORED_FROM, restored_group
 from idfzarr.care.skycell_repair import refetch
+from idfzarr.care.skycells import is_skycells
 from idfzarr.care.writers import refuse_live_writers
 from idfzarr.errors import IdfzarrError, ImageMissing, MetadataCorrupt, StorageFull, UsageError
 from idfzarr.progress import Progress, silent
@@ -134,7 +137,8 @@ def apply_plan(plan: RepairPlan, *, progress: Progress = silent) -> RepairReport
         return RepairReport(plan.url, (), plan.lost)
     work = _Work(place, plan, progress)
     with _only_repair(place):
-        refuse_live_writers(place)
+        if not is_skycells(ReadOnlyPlace(place)):  # there arrays appear whole, whoever else writes
+            refuse_live_writers(place)
         _refuse_another(work)
         outcomes = []
         for number, action in enumerate(plan.actions, start=1):
@@ -195,6 +199,12 @@ def _carry_out(work: _Work, action: Action) -> Outcome:
 
 
 def _restore_metadata(work: _Work, action: Action) -> _Done:
+    if action.details.get("from") == RESTORED_FROM:
+        data = restored_group(work.place, action.key)
+        if data is None:
+            return "unneeded", f"{action.key} is as it must be", ()
+        work.write(action.key, data, reason=action.reason)
+        return "done", f"{action.key} was written anew", ()
     if action.key == ROOT_KEY:
         return _restore_root(work, action)
     root = work.known().root

@@ -2,7 +2,7 @@
 
 An array is fetched whole, from files on disk first, and takes the place of the damaged one only
 when it has been verified; the damaged bytes are in quarantine by then. Where fetching fails, the
-store stays as it is.
+store stays as it is. The metadata of groups follows from their arrays and is written anew.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from idfzarr.care.repair_plan import Action, RepairPlan
+from idfzarr.care.skycell_groups import RESTORED_FROM, is_group_key
 from idfzarr.care.skycells import skycell_path
-from idfzarr.errors import IdfzarrError, MetadataCorrupt
-from idfzarr.ps1.mirrors import DEFAULT_MIRRORS
+from idfzarr.errors import IdfzarrError, MetadataCorrupt, UsageError
+from idfzarr.ps1.mirrors import DEFAULT_MIRRORS, AddressRules
 from idfzarr.ps1.sky_keys import array_name
 from idfzarr.ps1.skystore import SkycellStore
 
@@ -36,7 +37,7 @@ def plan_skycells(
     inventory: Inventory,
     *,
     images: str | os.PathLike[str] | None = None,
-    mirrors: Sequence[str] = DEFAULT_MIRRORS,
+    mirrors: Sequence[str] | None = None,
 ) -> RepairPlan:
     """Plan how to mend a store of skycells; nothing is changed.
 
@@ -47,13 +48,24 @@ def plan_skycells(
     images
         Folder of files of the survey, in which is looked first.
     mirrors
-        Addresses to fetch from, see `idfzarr.ps1.fetch.fetch_skycells`.
+        Addresses to fetch from, see `idfzarr.ps1.fetch.fetch_skycells`; None for the archive's own.
 
     Returns
     -------
     RepairPlan
-        ``refetch`` for every array that is damaged, ``quarantine`` for what belongs to nobody.
+        ``restore_metadata`` for groups, ``refetch`` for every array that is damaged, and
+        ``quarantine`` for what belongs to nobody.
+
+    Raises
+    ------
+    UsageError
+        A mirror is none, or there is no such folder.
     """
+    if mirrors is not None:
+        AddressRules.of(mirrors)
+    if images is not None and not os.path.isdir(images):
+        msg = f"there is no folder {os.fspath(images)} of files of the survey: give another"
+        raise UsageError(msg)
     actions: dict[tuple[str, str], Action] = {}
     lost: set[str] = set()
     ours = inventory.store_kind == "skycells"
@@ -72,13 +84,16 @@ def plan_skycells(
     return RepairPlan(inventory.url, inventory.uuid, ordered, tuple(sorted(lost)), folder)
 
 
-def _action(found: Finding, *, ours: bool, mirrors: Sequence[str]) -> Action | str | None:
+def _action(found: Finding, *, ours: bool, mirrors: Sequence[str] | None) -> Action | str | None:
     """Return what mends a finding, a sentence where nothing does, None where nothing need be."""
     where = found.where
     if found.kind in _OF_FILES and where.key:
         return Action("quarantine", where.key, found.message, where.n_bytes or 0)
     if found.severity == "note" or found.kind == "shard_pending":
         return None
+    if ours and found.kind == "metadata_corrupt" and is_group_key(where.key):
+        told = {"from": RESTORED_FROM}
+        return Action("restore_metadata", where.key, found.message, where.n_bytes or 0, told)
     array = skycell_path(where.array or where.key.removesuffix("/zarr.json"))
     if array is None or found.state not in _STATES or found.kind in {"unreadable", "symlink"}:
         return f"{where}: {found.message}"
@@ -87,10 +102,10 @@ def _action(found: Finding, *, ours: bool, mirrors: Sequence[str]) -> Action | s
             f"{array}: {found.message}; the store is in an earlier layout, into which nothing is "
             "fetched: migrate it, and fetch into the new store what is left out"
         )
-    told: dict[str, Any] = {"skycell": array.name, "band": array.band, "kind": array.kind}
-    if tuple(mirrors) != DEFAULT_MIRRORS:
-        told["mirrors"] = list(mirrors)
-    return Action("refetch", array.path, found.message, where.n_bytes or 0, told)
+    which: dict[str, Any] = {"skycell": array.name, "band": array.band, "kind": array.kind}
+    if mirrors is not None:
+        which["mirrors"] = list(mirrors)
+    return Action("refetch", array.path, found.message, where.n_bytes or 0, which)
 
 
 def refetch(

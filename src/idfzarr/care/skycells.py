@@ -24,13 +24,14 @@ from idfzarr.care.old_chunks import judge_missing
 from idfzarr.care.plain_inventory import PlainSeen, plain_inventory
 from idfzarr.care.plain_values import check_plain_values
 from idfzarr.care.safe_read import open_key
+from idfzarr.care.skycell_groups import group_findings
 from idfzarr.errors import IdfzarrError, MetadataCorrupt
 from idfzarr.ps1.names import parse
 from idfzarr.ps1.old_layouts import OldSkycells
 from idfzarr.ps1.sky_keys import BANDS, KINDS, SkyArray, array_name, parse_array_name
+from idfzarr.ps1.sky_ledger import read_notes
 from idfzarr.ps1.sky_metadata import ATTRIBUTE, parse_document
-from idfzarr.ps1.skystore import is_skystore
-from idfzarr.store.ledger import read_ledger
+from idfzarr.ps1.skystore import SkycellStore, is_skystore
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -40,12 +41,10 @@ if TYPE_CHECKING:
     from idfzarr.care.read_only import ReadOnlyPlace
     from idfzarr.progress import Progress
     from idfzarr.ps1.sky_keys import Kind
-    from idfzarr.store.place import PlaceLike
 
 __all__ = [
     "ALL_ARRAYS",
     "SkycellsSeen",
-    "absent_arrays",
     "is_skycells",
     "skycell_inventory",
     "skycell_path",
@@ -126,24 +125,6 @@ def skycell_path(path: str) -> SkyArray | None:
         return None
 
 
-def absent_arrays(store: PlaceLike) -> frozenset[tuple[str, str]]:
-    """Return the arrays that the archive did not have, by the ledger.
-
-    Returns
-    -------
-    frozenset of tuple of str
-        Name of the skycell and of the array.
-    """
-    found: set[tuple[str, str]] = set()
-    for record in read_ledger(store).of("note"):
-        told = record.fields.get("ps1_absent")
-        for path in told if isinstance(told, list) else [told]:
-            array = skycell_path(path) if isinstance(path, str) else None
-            if array is not None:
-                found.add((array.name, array_name(array.band, array.kind)))
-    return frozenset(found)
-
-
 def skycell_inventory(
     place: ReadOnlyPlace,
     *,
@@ -172,13 +153,15 @@ def skycell_inventory(
         place, level=level, sample=sample, seed=seed, workers=workers, grace=grace,
         progress=progress,
     )  # fmt: skip
-    ours = is_skystore(place)
+    ours = is_skystore(place) or any(ATTRIBUTE in one.node.attributes for one in seen.arrays)
     look = _Look(place, seen, level, ours=ours)
     findings = [one for one in seen.findings if not _is_work(one.where)]
     findings += look.leftovers(grace=grace, now=time.time())
     if LEVELS.index(level) >= LEVELS.index("structure"):
         findings += look.own_arrays(findings) if ours else look.old_arrays(findings)
         findings += look.shapes()
+        if ours:
+            findings += look.groups(findings)
     if level == "scrub" and not ours and sample is None and place.folder is not None:
         skip = {one.where.key for one in findings}
         done = check_plain_values(place.folder, look.plain_arrays, skip=skip, progress=progress)
@@ -300,6 +283,11 @@ class _Look:
             told = f"{expected - present} of the {expected} chunks of {array} are not there"
             yield finding("chunk_missing", where, told, remedy=_REFETCH)
 
+    def groups(self, findings: Iterable[Finding]) -> list[Finding]:
+        """Judge the metadata of the groups above the arrays."""
+        paths = [array.path for array, _ in self._arrays]
+        return list(group_findings(self._place, paths, told={f.where.key for f in findings}))
+
     # ---------------------------------------------------------------- earlier layouts
 
     def old_arrays(self, findings: Iterable[Finding]) -> list[Finding]:
@@ -399,23 +387,23 @@ class _Look:
             lost = skycell_path(path)
             if lost is not None:
                 held.setdefault(lost.name, {})[array_name(lost.band, lost.kind)] = "damaged"
-        absent = absent_arrays(self._place)
-        stated = self._stated()
-        expected = stated or _mostly(held.values())
-        names = tuple(sorted(held))
+        notes = read_notes(self._place, self._uuid())
+        usual = _mostly(held.values())
+        names = tuple(sorted(held.keys() | (notes.asked.keys() if self._ours else set())))
         states = np.zeros((len(names), len(ALL_ARRAYS)), dtype="<U8")
         made: list[Finding] = []
         for row, name in enumerate(names):
-            cell = held[name]
-            wanted = expected if self._ours else _of_layout(cell, expected)
+            cell = held.get(name, {})
+            asked = notes.asked.get(name) if self._ours else None
+            wanted = asked or (usual if self._ours else _of_layout(cell, usual))
             for column, called in enumerate(ALL_ARRAYS):
                 state = cell.get(called, "missing" if called in wanted else "")
-                if (name, called) in absent and called not in cell:
+                if called not in cell and _own_path(name, called) in notes.absent:
                     state = "absent"
                 states[row, column] = state
             missing = [a for a, s in zip(ALL_ARRAYS, states[row], strict=True) if s == "missing"]
             if missing:
-                made.append(_incomplete(name, missing, stated=bool(stated)))
+                made.append(_incomplete(name, missing, is_asked=asked is not None))
         return names, states, made
 
     def _path_of(self, one: Finding) -> str:
@@ -425,18 +413,12 @@ class _Look:
             path = key.removesuffix("/zarr.json")
         return path
 
-    def _stated(self) -> frozenset[str]:
-        """Return the arrays that the root's attributes say every skycell is to have."""
-        if not self._ours:
-            return frozenset()
-        import json
-
+    def _uuid(self) -> str | None:
+        """Return the store's uuid; None where it has none, or has lost it."""
         try:
-            told = json.loads(self._place.read("zarr.json"))["attributes"][ATTRIBUTE]
-            named = told.get("expected") or ()
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            return frozenset()
-        return frozenset(str(one) for one in named) & frozenset(ALL_ARRAYS)
+            return SkycellStore(self._place).uuid
+        except (IdfzarrError, OSError):
+            return None
 
 
 _REFETCH = "fetch the array again"
@@ -459,15 +441,25 @@ def _of_layout(cell: Mapping[str, str], expected: frozenset[str]) -> frozenset[s
     )
 
 
-def _incomplete(name: str, missing: list[str], *, stated: bool) -> Finding:
-    projection = name.split(".")[1]
-    why = "the store is to have them" if stated else "most skycells here have them"
-    told = f"{name} has no {', '.join(missing)}: {why}"
+def _own_path(name: str, called: str) -> str:
+    return f"{name.split('.')[1]}/{name}/{called}"
+
+
+def _incomplete(name: str, missing: list[str], *, is_asked: bool) -> Finding:
+    one = len(missing) == 1
+    if is_asked:
+        why = (
+            f"{'it was' if one else 'they were'} asked for and {'has' if one else 'have'} not come"
+        )
+    else:
+        why = f"most skycells here have {'it' if one else 'them'}"
+    found = [pair for called in missing if (pair := parse_array_name(called))]
+    bands = "".join(b for b in BANDS if b in {band for band, _ in found})
+    kinds = ",".join(k for k in KINDS if k in {kind for _, kind in found})
     return finding(
         "shard_pending",
-        Where(key=f"{projection}/{name}"),
-        told,
-        severity="warning" if stated else "note",
-        remedy=f"idfzarr fetch STORE --skycell {name}",
-        sure="certain" if stated else "likely",
+        Where(key=f"{name.split('.')[1]}/{name}"),
+        f"{name} has no {', '.join(missing)}: {why}",
+        remedy=f"idfzarr fetch STORE --skycell {name} --bands {bands} --kinds {kinds}",
+        sure="certain" if is_asked else "likely",
     )

@@ -32,14 +32,15 @@ from idfzarr.ps1.local_files import LocalFiles, opened_inside
 from idfzarr.ps1.mirrors import DEFAULT_MIRRORS, AddressRules, address_of, file_name
 from idfzarr.ps1.partial import Part
 from idfzarr.ps1.sky_keys import KINDS, SkyArray
+from idfzarr.ps1.sky_ledger import ABSENT_DAYS, note_absent, note_asked, read_notes
 from idfzarr.ps1.skystore import SkycellStore, create_skystore
 from idfzarr.ps1.transport import AiohttpTransport
-from idfzarr.store.ledger import Ledger, read_ledger
+from idfzarr.store.ledger import Ledger
 from idfzarr.store.place import LocalPlace
 from idfzarr.store.root import software
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable, Sequence
+    from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 
     from idfzarr.ps1.fits_check import ServedImage
     from idfzarr.ps1.tess import Rule
@@ -51,7 +52,6 @@ LOCAL_DATA = "data/ps1_skycells"
 """Where files are looked for first, as the earlier toolkit did."""
 
 _MOST_WORKERS = 64
-_DAY = 86_400e9  # nanoseconds
 _POLL = 0.1
 _LIST = "data/skycell_pixel_mapping/sector_{0:04d}/camera_{1}/ccd_{2}"
 _LIST_NAME = "tess_s{0:04d}_{1}_{2}_master_skycells_list.csv"
@@ -79,7 +79,7 @@ def fetch_skycells(
     local_only: bool = False,
     overwrite: bool = False,
     retry_absent: bool = False,
-    absent_days: float = 30.0,
+    absent_days: float = ABSENT_DAYS,
     num_workers: int = 8,
     per_host: int = 4,
     mirrors: Sequence[str] = DEFAULT_MIRRORS,
@@ -135,9 +135,10 @@ def fetch_skycells(
         Ctrl-C; a KeyboardInterrupt that carries the report. The same call goes on.
     """
     began = time.monotonic()
-    if not 0 < num_workers <= _MOST_WORKERS or per_host < 1:
-        msg = f"num_workers goes from 1 to {_MOST_WORKERS} and is {num_workers}"
-        raise UsageError(msg)
+    for name, number in (("num_workers", num_workers), ("per_host", per_host)):
+        if not 0 < number <= _MOST_WORKERS:
+            msg = f"{name} goes from 1 to {_MOST_WORKERS} and is {number}"
+            raise UsageError(msg)
     chosen = choose(
         skycells=skycells,
         sector=sector,
@@ -156,12 +157,16 @@ def fetch_skycells(
     opened.remove_abandoned()
     if field is not None:
         link_skycells(field, store)
+    notes = read_notes(opened.place, opened.uuid, days=absent_days)
+    ledger = Ledger(opened.place, opened.uuid)
+    note_asked(ledger, arrays, notes)
     plan = _Plan(
         store=opened,
+        ledger=ledger,
         local=local,
         mirrors=() if local_only else tuple(mirrors),
         overwrite=overwrite,
-        absent={} if retry_absent else known_absent(opened, days=absent_days),
+        absent={} if retry_absent else notes.absent,
         downloads=_download_folder(opened.place),
         retry=retry or RetryRules(),
     )
@@ -174,11 +179,21 @@ def fetch_skycells(
         arrays=run.outcomes(),
         seconds=time.monotonic() - began,
         interrupted=interrupted,
-        notices=(*notices, *((chosen.notice,) if chosen.notice else ())),
+        notices=(*notices, *filter(None, [chosen.notice, _all_absent(run.outcomes())])),
     )
     if interrupted:
         raise FetchInterrupted(report)
     return report
+
+
+def _all_absent(outcomes: Sequence[ArrayOutcome]) -> str:
+    """Return what to tell where the archive has nothing at all of what was asked for."""
+    if not outcomes or any(one.outcome != "absent" for one in outcomes):
+        return ""
+    return (
+        "the archive has nothing of it: if that cannot be, look at the mirrors, and fetch with "
+        "retry_absent (--retry-absent)"
+    )
 
 
 def _local_files(
@@ -209,7 +224,7 @@ def _download_folder(place: Place) -> Path:
     return Path(cache) / "idfzarr" / "downloads" / name
 
 
-def known_absent(store: SkycellStore, *, days: float = 30.0) -> dict[str, str]:
+def known_absent(store: SkycellStore, *, days: float = ABSENT_DAYS) -> dict[str, str]:
     """Return the arrays that the archive did not have when they were last asked for.
 
     Parameters
@@ -224,13 +239,7 @@ def known_absent(store: SkycellStore, *, days: float = 30.0) -> dict[str, str]:
     dict
         What it said, by the array's path in the store.
     """
-    oldest = time.time_ns() - days * _DAY
-    notes = read_ledger(store.place).for_store(store.uuid).of("note")
-    return {
-        str(note.fields["ps1_absent"]): str(note.fields.get("why", ""))
-        for note in notes
-        if "ps1_absent" in note.fields and note.time_ns >= oldest
-    }
+    return dict(read_notes(store.place, store.uuid, days=days).absent)
 
 
 @dataclass(frozen=True)
@@ -238,10 +247,11 @@ class _Plan:
     """How arrays are to be fetched."""
 
     store: SkycellStore
+    ledger: Ledger
     local: LocalFiles | None
     mirrors: tuple[str, ...]
     overwrite: bool
-    absent: dict[str, str]
+    absent: Mapping[str, str]
     downloads: Path
     retry: RetryRules
 
@@ -280,7 +290,6 @@ class _Run:
         self, rules: AddressRules | None, *, num_workers: int, per_host: int, silence: float
     ) -> bool:
         """Fetch everything; return whether Ctrl-C came before the end."""
-        self._ledger = Ledger(self.plan.store.place, self.plan.store.uuid)
         self._bytes = _Bytes(self.progress)
         self._downloader: Downloader | None = None
         threads = min(num_workers, len(os.sched_getaffinity(0)) + 1)
@@ -469,13 +478,7 @@ class _Run:
     def _note_absent(self, array: SkyArray, error: NotDownloaded) -> None:
         first = error.attempts[0]
         said = next((a for a in error.attempts if a.status in {404, 410}), first)
-        self._ledger.append(
-            "note",
-            ps1_absent=array.path,
-            url=said.url,
-            status=said.status,
-            why=f"{said.url}: status {said.status}",
-        )
+        note_absent(self.plan.ledger, array, said)
 
     async def _call(self, work: Callable[[], T]) -> T:
         """Run something that takes long in a thread, and never leave it behind."""

@@ -36,6 +36,7 @@ __all__ = [
     "grid",
     "outlines",
     "sky_of",
+    "tangent_axes",
     "unit_vectors",
 ]
 
@@ -221,12 +222,24 @@ def grid() -> Grid:
         height=column("ycell").astype(np.int64)[zone],
         crpix1=column("crpix1")[zone],
         crpix2=column("crpix2")[zone],
-        axes=_axes(ra, dec),
+        axes=tangent_axes(ra, dec),
     )
 
 
-def _axes(ra: NDArray[np.float64], dec: NDArray[np.float64]) -> NDArray[np.float64]:
-    # The right ascension of the tangent point says where north is even at the pole itself.
+def tangent_axes(ra: ArrayLike, dec: ArrayLike) -> NDArray[np.float64]:
+    """Return the axes of the tangent planes at positions.
+
+    Parameters
+    ----------
+    ra, dec
+        Degrees, of one shape (...).
+
+    Returns
+    -------
+    ndarray
+        (..., 3, 3): unit vectors to the east, to the north and to the position itself. Its right
+        ascension says where north is even at the pole.
+    """
     alpha, delta = np.radians(ra), np.radians(dec)
     zero = np.zeros_like(alpha)
     east = np.stack([-np.sin(alpha), np.cos(alpha), zero], axis=-1)

@@ -178,5 +178,5 @@ def matching(patterns: str | Iterable[object]) -> tuple[str, ...]:
 
 def names_of_rows(rows: ArrayLike) -> tuple[str, ...]:
     """Return the names of rows of `idfzarr.ps1.grid.outlines`, in their order."""
-    names = all_names()
-    return tuple(names[int(row)] for row in np.asarray(rows))
+    numbers = np.asarray(rows, dtype=np.int64) + grid().first * CELLS
+    return tuple(f"skycell.{n // CELLS:04d}.{n % CELLS:03d}" for n in numbers.tolist())

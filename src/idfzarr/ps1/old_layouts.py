@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Literal
@@ -39,6 +40,7 @@ from idfzarr.ps1.headers import card_value, header_of
 from idfzarr.ps1.names import parse
 from idfzarr.ps1.sky_keys import SkyArray, checked_window, parse_array_name, sky_array
 from idfzarr.ps1.sky_metadata import (
+    ATTRIBUTE,
     MOST_METADATA_BYTES,
     parse_json,
     pixel_attributes,
@@ -79,6 +81,8 @@ def open_skystore(store: PlaceLike | SkycellReader) -> SkycellReader:
         There is nothing.
     ForeignStore
         There are no skycells in it.
+    MetadataCorrupt
+        It is one of this package, and its root is damaged or gone.
     """
     if isinstance(store, SkycellStore | OldSkycells):
         return store
@@ -88,6 +92,12 @@ def open_skystore(store: PlaceLike | SkycellReader) -> SkycellReader:
         found = OldSkycells(store)  # type: ignore[arg-type]
         if not found.is_recognised():
             raise
+        if found.is_of_this_package():
+            msg = (
+                f"the root of {found.url} is damaged or gone, and the skycells below it are those "
+                f"of a store of this package: write it anew with `idfzarr repair {found.url}`"
+            )
+            raise MetadataCorrupt(msg) from None
         return found
 
 
@@ -134,6 +144,14 @@ class OldSkycells:
     def is_recognised(self) -> bool:
         """Say whether there is any skycell in it."""
         return next(self._found("*"), None) is not None
+
+    def is_of_this_package(self) -> bool:
+        """Say whether the skycells are this package's own, by the first that can be read."""
+        for array in self._found("*"):
+            with suppress(MetadataCorrupt, OSError):
+                document = _json(self._place, _metadata_key(self._place, array.path))
+                return ATTRIBUTE in (document.get("attributes") or {})
+        return False
 
     def arrays(self, names: str = "*") -> list[SkyArray]:
         """Return the arrays that are there, each once.

@@ -180,7 +180,16 @@ class Part:
         self.note = PartNote(note.url, note.etag, note.last_modified, note.length)
 
     def add(self, piece: bytes) -> None:
-        """Add bytes; after every block a note is taken."""
+        """Add bytes; a note is taken at the end of every block, wherever pieces end."""
+        rest = memoryview(piece)
+        while rest:
+            room = self._noted + BLOCK - self.note.count
+            self._append(rest[:room])
+            rest = rest[room:]
+            if self.note.count - self._noted >= BLOCK:
+                self.take_note()
+
+    def _append(self, piece: memoryview) -> None:
         write_all(self._handle, piece)
         self._sha.update(piece)
         self.note = PartNote(
@@ -190,8 +199,6 @@ class Part:
             self.note.length,
             self.note.count + len(piece),
         )
-        if self.note.count - self._noted >= BLOCK:
-            self.take_note()
 
     def take_note(self) -> None:
         """Note how far the download is; nobody sees half a note."""

@@ -63,7 +63,7 @@ if TYPE_CHECKING:
     from idfzarr.ps1.sky_keys import Kind, Window
     from idfzarr.store.place import Place, PlaceLike
 
-__all__ = ["SkycellStore", "create_skystore", "is_skystore"]
+__all__ = ["SkycellStore", "create_skystore", "is_skystore", "root_document"]
 
 _ROOT = "zarr.json"
 
@@ -528,18 +528,15 @@ def create_skystore(path: PlaceLike, *, exist_ok: bool = False) -> SkycellStore:
         There is a store already.
     ForeignStore
         There is something else.
+    UsageError
+        No folder can be made there.
     """
     place = place_of(path)
     try:
         _read_root(place)
     except StoreMissing:
-        ours = {
-            "format": FORMAT,
-            "uuid": str(uuids.uuid4()),
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "software": software(),
-        }
-        made = _put_root(place, json_bytes(group_json({"Conventions": "CF-1.11", ATTRIBUTE: ours})))
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        made = _put_root(place, json_bytes(root_document(str(uuids.uuid4()), created=now)))
     else:
         made = False
     if not made and not exist_ok:
@@ -548,12 +545,30 @@ def create_skystore(path: PlaceLike, *, exist_ok: bool = False) -> SkycellStore:
     return SkycellStore(place, "r+")
 
 
+def root_document(uuid: str, **when: str) -> dict[str, Any]:
+    """Return the ``zarr.json`` of the root of a store.
+
+    Parameters
+    ----------
+    uuid
+        Of the store.
+    **when
+        ``created``, or ``restored`` where the first one is lost: a time, ISO 8601.
+    """
+    ours = {"format": FORMAT, "uuid": uuid, **when, "software": software()}
+    return group_json({"Conventions": "CF-1.11", ATTRIBUTE: ours})
+
+
 def _put_root(place: Place, data: bytes) -> bool:
     """Write the root unless another process just did."""
     if not isinstance(place, LocalPlace):
         place.write(_ROOT, data)
         return True
-    os.makedirs(place.root, exist_ok=True)
+    try:
+        os.makedirs(place.root, exist_ok=True)
+    except OSError as error:
+        msg = f"no store can be made at {place.root}: {error.strerror}; give another path"
+        raise (ForeignStore if isinstance(error, FileExistsError) else UsageError)(msg) from error
     target = place.path(_ROOT)
     partial = f"{target}.{uuids.uuid4().hex}.idfzarr{PARTIAL}"
     handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)

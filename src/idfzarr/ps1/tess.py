@@ -13,12 +13,9 @@ Pixels of TESS are those of the full frame, 2136 x 2078, of which columns 45 to 
 
 from __future__ import annotations
 
-import csv
 import os
 import re
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from importlib import resources
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -28,6 +25,7 @@ from idfzarr.ps1.grid import unit_vectors
 from idfzarr.ps1.names import names_of_rows, parse
 from idfzarr.ps1.overlap import rows_in_polygon
 from idfzarr.ps1.skycell import neighbours
+from idfzarr.ps1.tess_table import LAST_TABLED_SECTOR, TabledWcs, tabled_wcs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -63,12 +61,8 @@ SCIENCE_ROWS = (1, 2048)
 CENTRE_MARGIN = 150
 """Pixels of TESS around the CCD of the rule ``centre``."""
 
-LAST_TABLED_SECTOR = 108
-"""The last sector of the table in the package."""
-
 # Sides of the outline are curved by the distortion; pieces of 64 pixels are straight.
 _PIECES = 32
-_SIP_ORIGIN = (1045.0, 1001.0)
 _PADDING = "pad_skycell_"
 _SEPARATORS = re.compile(r"[\s,/;|\[\]'\"()]+")
 _EMPTY = {"", "nan", "none", "null"}
@@ -201,7 +195,7 @@ def select(
         msg = "skycells of TESS need a sector, a camera and a CCD, or a WCS"
         raise UsageError(msg)
     else:
-        seen = ccd_wcs(sector, camera, ccd)
+        seen = _seen(sector, camera, ccd)
     names = _seen_by(seen.wcs, rule)
     return Selection(
         names=names,
@@ -279,16 +273,19 @@ def ccd_wcs(sector: int, camera: int, ccd: int) -> CcdWcs:
     MissingExtra
         A sector after the table's last, and tesswcs is not installed.
     """
+    seen = _seen(sector, camera, ccd)
+    return replace(seen, wcs=seen.wcs.to_astropy()) if isinstance(seen.wcs, TabledWcs) else seen
+
+
+def _seen(sector: int, camera: int, ccd: int) -> CcdWcs:
+    """Return where a CCD looks, without astropy where the table knows it."""
     _check("sector", sector, 9999)
     _check("camera", camera, 4)
     _check("ccd", ccd, 4)
-    row = _table().get((int(sector), int(camera), int(ccd)))
-    if row is None:
+    tabled = tabled_wcs(int(sector), int(camera), int(ccd))
+    if tabled is None:
         return _from_tesswcs(int(sector), int(camera), int(ccd))
-    return CcdWcs(
-        wcs=_assemble(row, _distortion()[int(camera), int(ccd)]),
-        source=f"TESS sector {sector}, camera {camera}, CCD {ccd}",
-    )
+    return CcdWcs(wcs=tabled, source=f"TESS sector {sector}, camera {camera}, CCD {ccd}")
 
 
 def _check(name: str, value: object, limit: int) -> None:
@@ -296,46 +293,6 @@ def _check(name: str, value: object, limit: int) -> None:
     if not whole or not 1 <= int(str(value)) <= limit:
         msg = f"{name} must be a whole number from 1 to {limit} and is {str(value)[:40]}"
         raise UsageError(msg)
-
-
-def _rows(name: str) -> list[dict[str, str]]:
-    text = resources.files("idfzarr.ps1").joinpath(name).read_text(encoding="utf-8")
-    return list(csv.DictReader(line for line in text.splitlines() if not line.startswith("#")))
-
-
-@lru_cache(maxsize=1)
-def _table() -> dict[tuple[int, int, int], dict[str, str]]:
-    return {
-        (int(row["sector"]), int(row["camera"]), int(row["ccd"])): row
-        for row in _rows("tess_wcs.csv")
-    }
-
-
-@lru_cache(maxsize=1)
-def _distortion() -> dict[tuple[int, int], tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    found: dict[tuple[int, int], tuple[NDArray[np.float64], NDArray[np.float64]]] = {}
-    for row in _rows("tess_distortion.csv"):
-        key = (int(row["camera"]), int(row["ccd"]))
-        a, b = found.setdefault(key, (np.zeros((5, 5)), np.zeros((5, 5))))
-        a[int(row["p"]), int(row["q"])] = float(row["a"])
-        b[int(row["p"]), int(row["q"])] = float(row["b"])
-    return found
-
-
-def _assemble(
-    row: dict[str, str], distortion: tuple[NDArray[np.float64], NDArray[np.float64]]
-) -> Any:
-    from astropy.wcs import WCS, Sip
-
-    made = WCS(naxis=2)
-    made.wcs.ctype = ["RA---TAN-SIP", "DEC--TAN-SIP"]
-    made.wcs.cunit = ["deg", "deg"]
-    made.wcs.radesys = "ICRS"
-    made.wcs.crval = [float(row["crval1"]), float(row["crval2"])]
-    made.wcs.crpix = [float(row["crpix1"]), float(row["crpix2"])]
-    made.wcs.cd = [[float(row[f"cd{i}_{j}"]) for j in (1, 2)] for i in (1, 2)]
-    made.sip = Sip(*distortion, None, None, _SIP_ORIGIN)
-    return made
 
 
 def _from_tesswcs(sector: int, camera: int, ccd: int) -> CcdWcs:

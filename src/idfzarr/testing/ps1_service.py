@@ -348,7 +348,7 @@ class PS1Service:
         try:
             reply = await asyncio.to_thread(self._reply, request, acting, positions)
             return await self._send(request, reply, served)
-        except _ServiceEnds:
+        except ConnectionError:  # the client has gone, or the service ends
             _hang_up(request, reset=True)
             return web.Response()
         finally:
