@@ -7,9 +7,10 @@ import json
 import numpy as np
 import pytest
 
-from idfzarr.analysis.ranking import rank_store
+from idfzarr.analysis.excess import excess
+from idfzarr.analysis.ranking import rank_store, ranked_types, relative_to, strength
 from idfzarr.build.demo import match_truth
-from idfzarr.errors import UnknownName
+from idfzarr.errors import UnknownName, UsageError
 from idfzarr.imaging.simulated_truth import read_truth
 from idfzarr.store.cube import Cube
 
@@ -118,3 +119,96 @@ def test_unknown_names_are_refused_with_the_nearest(cube):
         UnknownName, match="no type matches 'ch1_aper2_claen'; nearest: 'ch1_aper2_clean'"
     ):
         rank_store(cube, types="ch1_aper2_claen")
+
+
+# ---------------------------------------------------------------- thresholds
+
+
+def test_all_above_a_threshold_are_listed_and_no_other(cube, measured):
+    columns = [cube.column(name) for name in ("ch1_aper2_clean", "ch2_aper2_clean")]
+    scatter = np.nanmax(measured["robust_scatter"][:, columns], axis=1)
+    limit = float(np.sort(scatter)[-26])
+    ranking = rank_store(cube, by="robust_scatter", above=limit, least_complete=0)
+    assert sorted(ranking.objects) == sorted(cube.objects[scatter > limit])
+    assert len(ranking.objects) == 25 > len(rank_store(cube).objects) == 20
+    assert len(rank_store(cube, by="robust_scatter", above=limit, top=4).objects) == 4
+    assert f"25 beyond {limit:g}" in ranking.to_text()
+    nothing = rank_store(cube, above=1e9)
+    assert nothing.to_text().startswith("no object has a score beyond 1e+09 in ch1_aper2_clean")
+    with pytest.raises(UsageError, match="lists 1 object or more, not 0"):
+        rank_store(cube, top=0)
+
+
+def test_relative_ranks_by_the_excess_over_objects_as_bright(cube, measured):
+    column = cube.column("ch1_aper2_clean")
+    own = {name: values[:, column] for name, values in measured.items()}
+    wanted = excess(own["reduced_chi2"], own["median"])
+    ranking = rank_store(
+        cube, by="reduced_chi2", relative=True, types="ch1_aper2_clean", least_complete=0, top=10
+    )
+    order = np.argsort(-np.nan_to_num(wanted, nan=-np.inf), kind="stable")[:10]
+    assert ranking.objects == cube.objects[order].tolist()
+    assert [row["excess"] for row in ranking.rows] == pytest.approx(wanted[order])
+    assert ranking.to_dict()["relative"] is True
+    assert "reduced_chi2 relative to objects as bright" in ranking.to_text()
+    above = rank_store(
+        cube, by="reduced_chi2", relative=True, types="ch1_aper2_clean", least_complete=0, above=2
+    )
+    assert sorted(above.objects) == sorted(cube.objects[np.nan_to_num(wanted) > 2])
+    assert above.objects
+
+
+def test_signed_statistics_are_compared_by_what_is_large_for_variables():
+    assert strength("von_neumann", np.array([2.0, 0.1])).tolist() == [-2.0, -0.1]
+    assert strength("slope", np.array([2.0, -3.0])).tolist() == [2.0, 3.0]
+    assert strength("score", np.array([2.0, -3.0])).tolist() == [2.0, -3.0]
+    rng = np.random.default_rng(1)
+    values, brightness = rng.normal(0, 0.01, 400), rng.random(400)
+    values[7], values[9] = 0.09, -0.09
+    found = relative_to(values, brightness)
+    assert np.isfinite(found).all()
+    assert np.argmax(found) == 7
+    assert found[7] > 2.5
+    assert found[9] < -2.5
+    # the unit does not matter, and far out it is the logarithm
+    assert relative_to(values * 1e6, brightness) == pytest.approx(found)
+    positive = np.exp(values)
+    assert np.array_equal(relative_to(positive, brightness), excess(positive, brightness))
+
+
+def test_small_ones_are_ranked_from_the_smallest(cube, measured):
+    column = cube.column("ch1_aper2_clean")
+    eta = measured["von_neumann"][:, column]
+    how = {"by": "von_neumann", "types": "ch1_aper2_clean", "least_complete": 0}
+    ranking = rank_store(cube, top=5, **how)
+    assert [row["von_neumann"] for row in ranking.rows] == sorted(eta[np.isfinite(eta)])[:5]
+    below = rank_store(cube, above=1.0, **how)
+    assert sorted(below.objects) == sorted(cube.objects[eta < 1.0])
+    assert below.objects
+
+
+def test_every_channel_counts_the_one_in_which_it_varies_least(cube, measured):
+    columns = [cube.column(name) for name in ("ch1_aper2_clean", "ch2_aper2_clean")]
+    score = np.where(measured["n"] >= 3, measured["score"], np.nan)[:, columns]
+    least = np.nanmin(score, axis=1)
+    ranking = rank_store(cube, every_channel=True, top=1000)
+    assert len(ranking.objects) == np.isfinite(least).sum() > 30
+    for row in ranking.rows:
+        assert row["score"] == least[cube.row(row["object"])]
+    assert ranking.objects != rank_store(cube, top=1000).objects
+
+
+def test_columns_are_chosen_and_unknown_ones_refused(cube, measured):
+    first = rank_store(cube, top=2, columns=["slope", "n"]).rows[0]
+    assert list(first)[6:] == ["score", "slope", "n"]
+    assert set(rank_store(cube, top=1, columns=["all"]).rows[0]) >= set(measured)
+    with pytest.raises(UnknownName, match=r"no statistic 'slop'.*nearest: 'slope'"):
+        rank_store(cube, columns=["slop"])
+    text = rank_store(cube, top=2, columns=["slope"]).to_text()
+    assert "slope[uJy/d]" in text
+    assert len({len(line) for line in text.splitlines()[:3]}) == 1
+
+
+def test_types_ranked_by_default():
+    assert ranked_types(["ch1_auto_clean", "ch2_aper2_clean"]) == ["ch2_aper2_clean"]
+    assert ranked_types(["flux", "ch1_auto_clean"]) == ["flux", "ch1_auto_clean"]

@@ -15,6 +15,7 @@ from idfzarr.cli_care import inventory, repair
 from idfzarr.cli_extract import extract, migrate
 from idfzarr.cli_options import AsJson, Quiet, Store, Workers, bars
 from idfzarr.cli_ps1 import fetch
+from idfzarr.cli_stats import stats
 from idfzarr.errors import IdfzarrError, UsageError
 
 __all__ = ["app", "main"]
@@ -256,44 +257,6 @@ def info(store: Store, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def stats(
-    store: Store,
-    top: Annotated[int, typer.Option(help="How many objects to list.", min=1)] = 20,
-    by: Annotated[str, typer.Option(help="The statistic to rank by.")] = "score",
-    type_: Annotated[
-        str | None, typer.Option("--type", help="Types to rank, name or glob.")
-    ] = None,
-    snr: Annotated[
-        float, typer.Option(help="Only objects of this S/N in one measurement.", min=0.0)
-    ] = 0.0,
-    complete: Annotated[
-        float, typer.Option(help="Only lightcurves of which this part is good.", min=0.0, max=1.0)
-    ] = 0.5,
-    update: Annotated[
-        bool, typer.Option("--update", help="Compute the statistics anew first.")
-    ] = False,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
-) -> None:
-    """List the most variable objects."""
-    from idfzarr.analysis.ranking import rank_store
-
-    if update:
-        from idfzarr.build.refresh import update_variability
-
-        with bars(quiet=quiet or as_json) as progress:
-            update_variability(store, progress=progress)
-
-    table = rank_store(
-        store, top=top, by=by, types=type_, least_signal=snr, least_complete=complete
-    )
-    if as_json:
-        typer.echo(json.dumps(table.to_dict(), indent=2))
-    else:
-        typer.echo(table.to_text())
-
-
-@app.command()
 def demo(
     folder: Annotated[
         Path, typer.Argument(help="Where the demonstration goes; new, or one it made before.")
@@ -322,6 +285,7 @@ def demo(
     raise typer.Exit(0 if demonstration.ok else 1)
 
 
+app.command()(stats)
 app.command()(inventory)
 app.command()(repair)
 app.command()(extract)

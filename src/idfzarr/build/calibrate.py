@@ -1,4 +1,4 @@
-"""Zero points, noise scales and statistics of an assembled cube."""
+"""Zero points and noise scales of an assembled cube."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from idfzarr.analysis.calibration import (
     ensemble_zeropoint,
     frozen_zeropoint,
 )
-from idfzarr.analysis.variability import STATISTICS, statistics, variability_score
-from idfzarr.build.scheduler import Task, run_tasks
-from idfzarr.errors import BuildFailed
+from idfzarr.build.shard_tasks import (
+    columns_of_channel,
+    read_shard,
+    schema_of_writer,
+)
 from idfzarr.flags import BAD_FLAGS, flag_bit
 from idfzarr.measurement import parse_measurement
 from idfzarr.store.cube import flags_of
-from idfzarr.store.shard import decode_shard
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,8 +37,6 @@ __all__ = [
     "comparison_rows",
     "measured_quantities",
     "noise_scales",
-    "refuse_failures",
-    "write_variability",
     "zero_points",
 ]
 
@@ -58,13 +57,6 @@ def measured_quantities(state: LedgerState) -> dict[tuple[str, str], Mapping[str
     return found
 
 
-def _schema(writer: CubeWriter) -> CubeSchema:
-    if writer.schema is None:
-        msg = f"{writer.place.url} has no layout yet"
-        raise BuildFailed(msg)
-    return writer.schema
-
-
 def noise_scales(
     schema: CubeSchema, told: Mapping[tuple[str, str], Mapping[str, Any]]
 ) -> NDArray[np.float32]:
@@ -77,17 +69,6 @@ def noise_scales(
             if value is not None:
                 scales[t, a] = value
     return scales
-
-
-def _read_shard(writer: CubeWriter, shard: int) -> NDArray[np.float32]:
-    schema = _schema(writer)
-    layout = schema.layout
-    first, last = layout.rows(shard)
-    key = layout.key(shard)
-    data = writer.place.read(key)
-    return decode_shard(
-        data, layout, last - first, codec=schema.codec, where=f"{writer.place.url}/{key}"
-    )
 
 
 def _candidate_rows(writer: CubeWriter, channel: str) -> NDArray[np.intp]:
@@ -103,16 +84,16 @@ def _read_candidates(
     writer: CubeWriter, rows: Mapping[str, NDArray[np.intp]]
 ) -> dict[str, NDArray[np.float32]]:
     """Return lightcurves (row, type of the channel, value, aor) of each channel's candidates."""
-    schema = _schema(writer)
+    schema = schema_of_writer(writer)
     layout = schema.layout
-    columns = {c: _columns(schema, c) for c in schema.channels}
+    columns = {c: columns_of_channel(schema, c) for c in schema.channels}
     found: dict[str, list[NDArray[np.float32]]] = {c: [] for c in schema.channels}
     for shard in range(layout.n_shards):
         first, last = layout.rows(shard)
         inside = {c: r[(r >= first) & (r < last)] - first for c, r in rows.items()}
         if not any(len(r) for r in inside.values()):
             continue
-        block = _read_shard(writer, shard)
+        block = read_shard(writer, shard)
         for channel, own in inside.items():
             found[channel].append(block[own][:, columns[channel]])
     return {
@@ -121,10 +102,6 @@ def _read_candidates(
         else np.empty((0, len(columns[c]), 3, layout.n_aors), dtype=np.float32)
         for c, parts in found.items()
     }
-
-
-def _columns(schema: CubeSchema, channel: str) -> list[int]:
-    return [k for k, name in enumerate(schema.types) if parse_measurement(name).channel == channel]
 
 
 def calibrate(
@@ -155,7 +132,7 @@ def calibrate(
     notes
         Sentences worth reading.
     """
-    schema = _schema(writer)
+    schema = schema_of_writer(writer)
     layout = schema.layout
     shape = (layout.n_types, layout.n_aors)
     zeropoint, zeropoint_err = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
@@ -168,7 +145,7 @@ def calibrate(
     fewest = layout.n_objects
     done = 0
     for channel in schema.channels:
-        for place, column in enumerate(_columns(schema, channel)):
+        for place, column in enumerate(columns_of_channel(schema, channel)):
             own = rows[channel]
             found = zero_points(
                 blocks[channel][:, place],
@@ -197,7 +174,7 @@ def comparison_rows(
     comparison_flux: NDArray[np.float64], schema: CubeSchema, channel: str
 ) -> NDArray[np.intp]:
     """Return the rows that are comparison stars in any type of a channel."""
-    own = comparison_flux[:, _columns(schema, channel)]
+    own = comparison_flux[:, columns_of_channel(schema, channel)]
     return np.flatnonzero(np.isfinite(own).any(axis=1))
 
 
@@ -251,123 +228,3 @@ def _median_ratio(
     rows = np.arange(len(ranked))
     low, high = ranked[rows, np.maximum(n - 1, 0) // 2], ranked[rows, n // 2 % ranked.shape[1]]
     return np.where(n > 0, 0.5 * (low + np.where(n > 0, high, low)), np.nan)
-
-
-def _shard_statistics(
-    writer: CubeWriter,
-    shard: int,
-    zeropoint: NDArray[np.float32],
-    noise_scale: NDArray[np.float32],
-    mjd: NDArray[np.float64],
-) -> dict[str, NDArray[np.float32]]:
-    """Return the statistics (row, type) of one shard's calibrated lightcurves."""
-    schema = _schema(writer)
-    block = _read_shard(writer, shard)
-    rows, n_types, _, n_aors = block.shape
-    factor = 10.0 ** (0.4 * zeropoint.astype(np.float64))
-    scale = np.where(np.isfinite(noise_scale), noise_scale, 1.0) * factor
-    found = {s.name: np.full((rows, n_types), np.nan, dtype=np.float32) for s in STATISTICS}
-    for c, channel in enumerate(schema.channels):
-        columns = _columns(schema, channel)
-        part = block[:, columns]
-        good = (flags_of(part[:, :, 2]) & BAD_FLAGS) == 0
-        measured = statistics(
-            (part[:, :, 0] * factor[columns]).reshape(-1, n_aors),
-            (part[:, :, 1] * scale[columns]).reshape(-1, n_aors),
-            good.reshape(-1, n_aors),
-            time_order=np.argsort(mjd[:, c], kind="stable"),
-        )
-        for name, values in measured.items():
-            found[name][:, columns] = values.reshape(rows, len(columns))
-    return found
-
-
-def write_variability(
-    writer: CubeWriter,
-    zeropoint: NDArray[np.float32],
-    noise_scale: NDArray[np.float32],
-    *,
-    scheduler: Any,
-    workers: int | None,
-    progress: Progress,
-) -> None:
-    """Compute and store the statistics of every lightcurve.
-
-    Raises
-    ------
-    BuildFailed
-        A shard could not be read.
-    """
-    schema = _schema(writer)
-    layout = schema.layout
-    mjd = writer.read_array("mjd")
-    tasks = [
-        Task(
-            layout.key(shard),
-            _shard_statistics,
-            (writer, shard, zeropoint, noise_scale, mjd),
-        )
-        for shard in range(layout.n_shards)
-    ]
-    outcomes = run_tasks(
-        "variability", tasks, scheduler=scheduler, workers=workers, progress=progress
-    )
-    refuse_failures("variability", outcomes)
-    columns = {
-        s.name: np.concatenate([outcome.result[s.name] for outcome in outcomes]) for s in STATISTICS
-    }
-    columns["score"] = _scores(columns)
-    units = [str(u) for u in writer.read_array("unit")]
-    flux_unit = units[0] if len(set(units)) == 1 else ""
-    writer.write_table(
-        "variability",
-        columns,
-        dims=("object", "type"),
-        attributes={"n_aors": layout.n_aors, "long_name": "statistics of calibrated lightcurves"},
-        column_attributes=_definitions(flux_unit),
-    )
-
-
-def _scores(columns: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
-    n_types = columns["n"].shape[1]
-    scores = np.full(columns["n"].shape, np.nan, dtype=np.float32)
-    for t in range(n_types):
-        own = {name: values[:, t] for name, values in columns.items()}
-        scores[:, t] = variability_score(own)
-    return scores
-
-
-def _definitions(flux_unit: str) -> dict[str, dict[str, str]]:
-    told = {
-        s.name: {
-            "long_name": s.definition,
-            "references": s.reference,
-            "units": flux_unit if s.unit == "flux" else s.unit,
-        }
-        for s in STATISTICS
-    }
-    told["score"] = {
-        "long_name": "excess of trimmed_chi2 and inverse_eta over objects as bright, joined",
-        "references": "Sokolovsky et al. 2017, MNRAS 464, 274, section 4",
-        "units": "1",
-    }
-    return told
-
-
-def refuse_failures(step: str, outcomes: Any) -> None:
-    """Raise where tasks failed, naming the first few.
-
-    Raises
-    ------
-    BuildFailed
-        A task failed.
-    """
-    failed = [outcome for outcome in outcomes if not outcome.ok]
-    if failed:
-        named = "; ".join(f"{o.name}: {o.reason}" for o in failed[:3])
-        more = f" and {len(failed) - 3} more" if len(failed) > 3 else ""
-        msg = (
-            f"{len(failed)} of {len(outcomes)} tasks of the step {step!r} failed ({named}{more}); "
-            "mend what they name and run the same command again: what is done is kept"
-        )
-        raise BuildFailed(msg)

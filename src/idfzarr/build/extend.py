@@ -19,7 +19,6 @@ from idfzarr.build.calibrate import (
     comparison_rows,
     measured_quantities,
     noise_scales,
-    write_variability,
     zero_points,
 )
 from idfzarr.build.register import (
@@ -30,6 +29,7 @@ from idfzarr.build.register import (
 )
 from idfzarr.build.settings import Settings
 from idfzarr.build.survey import Survey, stars_of_frames
+from idfzarr.build.variability_table import write_variability
 from idfzarr.errors import ImageMissing, SettingsDiffer, UnknownName, UsageError, closest
 from idfzarr.imaging.register import STARING, Grid, find_stars
 from idfzarr.measurement import parse_measurement

@@ -16,7 +16,6 @@ import numpy as np
 
 from idfzarr.build.alone import Alone
 from idfzarr.build.calibrate import calibrate as find_zeropoints
-from idfzarr.build.calibrate import refuse_failures, write_variability
 from idfzarr.build.catalogue_columns import FluxScale, parse_rules
 from idfzarr.build.catalogue_notes import match_notes, source_notes, unseen_notes
 from idfzarr.build.catalogue_objects import (
@@ -35,7 +34,9 @@ from idfzarr.build.catalogues import DEFAULT_TABLES, catalogue_of, find_tables, 
 from idfzarr.build.remake import remake_shards
 from idfzarr.build.report import BuildReport, Skipped
 from idfzarr.build.scheduler import Task, pool_of_workers, run_tasks
+from idfzarr.build.shard_tasks import refuse_failures
 from idfzarr.build.steps import Clock
+from idfzarr.build.variability_table import write_variability
 from idfzarr.errors import SettingsDiffer, UsageError, closest
 from idfzarr.imaging.aor_table import TABLE_NAMES, find_aor_table
 from idfzarr.imaging.fits_image import source_digest

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from idfzarr.build.calibrate import refuse_failures
 from idfzarr.build.placed import PlacedMosaic, Source, place_mosaic, work_place
 from idfzarr.build.report import Skipped, json_value
 from idfzarr.build.scheduler import Task, run_tasks
+from idfzarr.build.shard_tasks import refuse_failures
 from idfzarr.build.survey import Survey, fault
 from idfzarr.errors import SettingsDiffer
 from idfzarr.imaging.mosaic import MosaicFiles, source_digest

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from idfzarr.build.calibrate import refuse_failures
 from idfzarr.build.scheduler import Task, run_tasks
+from idfzarr.build.shard_tasks import refuse_failures
 from idfzarr.errors import IdfzarrError, ImageMissing, UsageError
 from idfzarr.imaging.fits_image import source_digest
 from idfzarr.imaging.mosaic import discover

@@ -14,8 +14,6 @@ from idfzarr.build.calibrate import (
     calibrate,
     measured_quantities,
     noise_scales,
-    refuse_failures,
-    write_variability,
 )
 from idfzarr.build.extend import (
     Extension,
@@ -39,7 +37,9 @@ from idfzarr.build.register import (
 )
 from idfzarr.build.report import BuildReport, json_value
 from idfzarr.build.scheduler import Task, run_tasks
+from idfzarr.build.shard_tasks import refuse_failures
 from idfzarr.build.survey import Survey, grid_of
+from idfzarr.build.variability_table import write_variability
 from idfzarr.imaging.detection import Detection, detect
 from idfzarr.imaging.superstack import Superstack, make_superstack
 from idfzarr.store.images import SuperstackImages, write_superstack
