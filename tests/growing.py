@@ -135,12 +135,12 @@ def grow_without_exchange(path, capacity):
     """Lay out anew on a file system that cannot exchange two folders at once."""
     from idfzarr.store import exchange
 
-    at_once = exchange._exchange_at_once
-    exchange._exchange_at_once = lambda one, other: False
+    at_once = exchange.exchange_at_once
+    exchange.exchange_at_once = lambda one, other: False
     try:
         grow(path, capacity)
     finally:
-        exchange._exchange_at_once = at_once
+        exchange.exchange_at_once = at_once
 
 
 def remeasure_once(path, keys):
@@ -178,7 +178,7 @@ class Killer:
             setattr(os, name, self._counted(name, getattr(os, name)))
         from idfzarr.store import exchange
 
-        exchange._exchange_at_once = self._counted("exchange", exchange._exchange_at_once)
+        exchange.exchange_at_once = self._counted("exchange", exchange.exchange_at_once)
 
     def _counted(self, name, plain):
         def counted(*arguments, **options):

@@ -43,7 +43,7 @@ def arm(moment):
             return result
         return call
     os.replace, os.rename = watched(os.replace), watched(os.rename)
-    exchange._exchange_at_once = watched(exchange._exchange_at_once)
+    exchange.exchange_at_once = watched(exchange.exchange_at_once)
     return targets
 
 def run(asked):

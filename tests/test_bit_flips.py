@@ -25,6 +25,7 @@ from idfzarr.errors import (
 from idfzarr.store.cube import Cube, create
 from idfzarr.store.published import read_shard
 from idfzarr.store.reader import PlainReader
+from idfzarr.store.remote_reader import RemoteShardReader
 
 TYPES = ("ch1_auto_original", "ch1_aper2_original", "ch2_iso_clean")
 N_OBJECTS, SHARD, N_AORS, CAPACITY = 14, 5, 11, 16  # the last shard lacks an object
@@ -273,9 +274,9 @@ def test_every_error_names_the_lightcurve_that_was_asked_for_and_the_file(tmp_pa
     shard = Shard(cube, 1, codec="lz4")
     shard.flip(len(shard.data) - 40 if way.endswith("index") else 9, 3)
     os.close(shard.handle)
-    # Any URL is read as object storage is, by zarr-python.
+    # Any URL is read as object storage is.
     again = Cube(f"local://{cube.path}" if way.startswith("plain") else cube.path)
-    assert isinstance(again._reader, PlainReader) == way.startswith("plain")
+    assert isinstance(again._reader, RemoteShardReader) == way.startswith("plain")
     with pytest.raises(CorruptError, match="repair the store") as caught:
         again.values(1035, TYPES[0])
     for word in ("lightcurves", "object 1035", f"type {TYPES[0]}", str(shard.path)):

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 DISTRIBUTIONS = {
     "astropy_healpix": "astropy-healpix",
     "google_crc32c": "google-crc32c",
+    "cf_xarray": "cf-xarray",
     "light_curve": "light-curve",
     "lance": "pylance",
     "panel_material_ui": "panel-material-ui",
@@ -26,8 +27,8 @@ DISTRIBUTIONS = {
 }
 # Folder -> the extras whose packages its modules may import.
 EXTRAS_OF = {
-    "src": ("viewer", "tess", "s3", "lightkurve", "test"),
-    "tests": ("test", "viewer", "lightkurve"),
+    "src": ("viewer", "tess", "s3", "lightkurve", "periods", "test"),
+    "tests": ("test", "viewer", "lightkurve", "periods", "s3"),
     "benchmarks": ("test", "viewer"),
 }
 
@@ -103,7 +104,7 @@ def test_environment_adds_no_package_of_its_own(environment):
 
 def test_every_extra_names_packages(project):
     extras = project["optional-dependencies"]
-    assert set(extras) == {"viewer", "tess", "s3", "lightkurve", "test", "dev"}
+    assert set(extras) == {"viewer", "tess", "s3", "lightkurve", "periods", "test", "dev"}
     for name, requirements in extras.items():
         assert packages(requirements), f"the extra {name} is empty"
 

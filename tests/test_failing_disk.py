@@ -58,8 +58,8 @@ def failing(name, at=0, number=errno.EIO):
         if name == "open":
             patch.setattr(place_module, "open", watched(open), raising=False)
         if name == "rename":
-            at_once = exchange_module._exchange_at_once
-            patch.setattr(exchange_module, "_exchange_at_once", watched(at_once))
+            at_once = exchange_module.exchange_at_once
+            patch.setattr(exchange_module, "exchange_at_once", watched(at_once))
         yield counted
 
 

@@ -23,6 +23,7 @@ from idfzarr.analysis.backend import open_store
 from idfzarr.errors import ChunkMissing, UsageError
 from idfzarr.store.cube import Cube, create
 from idfzarr.store.reader import PlainReader, ShardReader
+from idfzarr.store.remote_reader import RemoteShardReader
 
 TYPES = ("ch1_auto_original", "ch1_aper2_original", "ch2_iso_clean")
 CODECS = ("lz4", "zstd", "none")
@@ -626,11 +627,11 @@ def test_a_layout_that_is_not_ours_is_written_rightly_or_not_at_all(tmp_path, tr
     assert same(Cube(other.path).block(), wanted)
 
 
-def test_a_shard_that_is_gone_is_an_error_by_way_of_zarr_python_too(tmp_path):
-    """The way of object storage: what the ledger calls done must be there."""
+def test_a_shard_that_is_gone_is_an_error_on_object_storage_too(tmp_path):
+    """What the ledger calls done must be there."""
     cube, values = made(tmp_path / "a.zarr")
     again = Cube(f"local://{cube.path}")  # any URL is read as object storage is
-    assert isinstance(again._reader, PlainReader)
+    assert isinstance(again._reader, RemoteShardReader)
     (Path(cube.path) / cube.schema.layout.key(1)).unlink()
     assert same(again.values(2**60, TYPES[0]), values[0, 0])
     with pytest.raises(ChunkMissing, match=r"calls lightcurves/c/1/0/0/0 of .* done"):

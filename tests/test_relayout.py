@@ -277,7 +277,7 @@ def test_a_relayout_killed_a_hundred_times(tmp_path, action):
 
 @pytest.mark.parametrize("stop_after", [1, 2])
 def test_without_an_exchange_a_stopped_one_is_recovered(store, monkeypatch, stop_after):
-    monkeypatch.setattr(exchange_module, "_exchange_at_once", lambda one, other: False)
+    monkeypatch.setattr(exchange_module, "exchange_at_once", lambda one, other: False)
     plain, calls = os.rename, []
 
     def stopped(one, other):
@@ -304,7 +304,7 @@ def test_without_an_exchange_a_stopped_one_is_recovered(store, monkeypatch, stop
 
 
 def test_a_build_recovers_a_stopped_exchange_too(store, monkeypatch):
-    monkeypatch.setattr(exchange_module, "_exchange_at_once", lambda one, other: False)
+    monkeypatch.setattr(exchange_module, "exchange_at_once", lambda one, other: False)
     writer = begin_relayout(store, capacity=64)
     growing.measure(writer, OLD)
     Path(store).rename(store + ".aside")
@@ -319,7 +319,7 @@ def test_a_file_system_that_refuses_leaves_the_store_as_it_was(store, monkeypatc
     def refused(one, other):
         raise OSError(errno.EBUSY, "Device or resource busy")
 
-    monkeypatch.setattr(exchange_module, "_exchange_at_once", refused)
+    monkeypatch.setattr(exchange_module, "exchange_at_once", refused)
     with pytest.raises(OSError, match="resource busy"):
         relayout(store, capacity=64)
     assert same(Cube(store).block(), old)

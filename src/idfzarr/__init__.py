@@ -36,9 +36,10 @@ if TYPE_CHECKING:
     from idfzarr.imaging.simulate import simulate
     from idfzarr.lightcurve import Lightcurve
     from idfzarr.measurement import Measurement
+    from idfzarr.ps1.datatree import open_datatree
     from idfzarr.ps1.fetch import download_and_store_ps1_data, fetch_skycells
     from idfzarr.ps1.fetch_report import FetchReport
-    from idfzarr.ps1.skydataset import open_datatree, open_skycell
+    from idfzarr.ps1.skydataset import open_skycell
     from idfzarr.store.cube import Cube, create
     from idfzarr.store.summary import Summary, summarise
 
@@ -94,7 +95,7 @@ _HOMES = {
     "import_tables": "idfzarr.build.importer",
     "inventory": "idfzarr.care.inventory",
     "open": "idfzarr.analysis.backend:open_store",
-    "open_datatree": "idfzarr.ps1.skydataset",
+    "open_datatree": "idfzarr.ps1.datatree",
     "open_skycell": "idfzarr.ps1.skydataset",
     "plan_repair": "idfzarr.care.repair",
     "rank_store": "idfzarr.analysis.ranking",

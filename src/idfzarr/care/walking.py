@@ -99,7 +99,7 @@ def _walk_remote(place: ReadOnlyPlace, prefix: str) -> Iterator[Seen]:
         return
     from fsspec.core import url_to_fs
 
-    system, top = url_to_fs(place.place.root)
+    system, top = url_to_fs(place.place.root, **place.place.options)
     top = top.rstrip("/")
     system.invalidate_cache()
     found: dict[str, Any] = system.find(f"{top}/{prefix}".rstrip("/"), detail=True)

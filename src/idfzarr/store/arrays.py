@@ -425,7 +425,12 @@ def read_array(place: Place, path: str, document: Mapping[str, Any]) -> NDArray[
         return decode_array(spec, place)
     import zarr
 
-    array = zarr.open_array(f"{place.url}/{path}", mode="r", zarr_format=3)
+    array = zarr.open_array(
+        f"{place.url}/{path}",
+        mode="r",
+        zarr_format=3,
+        storage_options=dict(getattr(place, "options", {})) or None,
+    )
     values = np.asarray(array[...])
     # numpy casts its strings of any length to fixed ones by way of objects only.
     return values.astype(object).astype(str) if values.dtype.kind in "OT" else values

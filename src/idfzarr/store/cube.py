@@ -38,9 +38,11 @@ class Cube(OpenedCube):
     Parameters
     ----------
     path
-        Path or URL of the store.
+        Path or URL of the store, as of `idfzarr.store.place.place_of`.
     mode
         ``r`` to read, ``r+`` to write lightcurves too.
+    storage_options
+        For URLs: keys, endpoint, headers, as of `idfzarr.store.place.place_of`.
 
     Raises
     ------

@@ -29,6 +29,7 @@ __all__ = [
     "QUARANTINE_SUFFIX",
     "RELAID_SUFFIX",
     "exchange",
+    "exchange_at_once",
     "is_reencoded",
     "recover_exchange",
     "relaid_place",
@@ -82,7 +83,7 @@ def exchange(place: Place) -> None:
     """
     new = relaid_place(place).root
     old = new.removesuffix(RELAID_SUFFIX)
-    if not _exchange_at_once(new, old):
+    if not exchange_at_once(new, old):
         aside = old + _ASIDE_SUFFIX
         os.rename(old, aside)
         os.rename(new, old)
@@ -90,7 +91,7 @@ def exchange(place: Place) -> None:
     sync_folder(os.path.dirname(old))
 
 
-def _exchange_at_once(one: str, other: str) -> bool:
+def exchange_at_once(one: str, other: str) -> bool:
     """Exchange two names; False where the system or the file system has no way to."""
     try:
         rename = ctypes.CDLL(None, use_errno=True).renameat2

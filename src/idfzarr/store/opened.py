@@ -11,13 +11,15 @@ import numpy as np
 from idfzarr.errors import ChunkMissing, CorruptError, UnknownName, UsageError, closest
 from idfzarr.store.arrays import read_array
 from idfzarr.store.ledger import read_ledger
-from idfzarr.store.place import LocalPlace, place_of
+from idfzarr.store.place import LocalPlace, RemotePlace, place_of
 from idfzarr.store.published import is_extension, read_published
 from idfzarr.store.reader import PlainReader, ShardReader
 from idfzarr.store.recognise import channels_of_types
+from idfzarr.store.remote_reader import RemoteShardReader
 from idfzarr.store.root import read_root
 from idfzarr.store.schema import LIGHTCURVES
 from idfzarr.store.sky import cone_rows
+from idfzarr.store.zip_place import ZipPlace
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,13 +42,21 @@ class OpenedCube:
         Path or URL of the store.
     mode
         ``r`` to read, ``r+`` to write lightcurves too.
+    storage_options
+        As of `idfzarr.store.place.place_of`.
     """
 
-    def __init__(self, path: PlaceLike, mode: Literal["r", "r+"] = "r") -> None:
+    def __init__(
+        self,
+        path: PlaceLike,
+        mode: Literal["r", "r+"] = "r",
+        *,
+        storage_options: Mapping[str, Any] | None = None,
+    ) -> None:
         if mode not in {"r", "r+"}:
             msg = f"a cube is opened with mode 'r' or 'r+', not {mode!r}; idfzarr.create makes one"
             raise UsageError(msg)
-        self._place = place_of(path)
+        self._place = place_of(path, storage_options=storage_options)
         self._mode = mode
         self.refresh()
 
@@ -69,6 +79,14 @@ class OpenedCube:
     def _reader_of(self, schema: CubeSchema, *, known: bool) -> LightcurveReader:
         if known and isinstance(self._place, LocalPlace):
             return ShardReader(
+                self._place,
+                schema.layout,
+                schema.codec,
+                must_exist=self._must_exist,
+                label=self._label,
+            )
+        if known and isinstance(self._place, RemotePlace | ZipPlace):
+            return RemoteShardReader(
                 self._place,
                 schema.layout,
                 schema.codec,
@@ -262,7 +280,15 @@ class OpenedCube:
     def _must_exist(self, shard: int) -> None:
         """Raise if the ledger calls a shard done of which something is missing."""
         key = self._schema.layout.key(shard)
-        if key in read_ledger(self._place).for_store(self.uuid).done:
+        state = read_ledger(self._place).for_store(self.uuid)
+        if not state.records and not isinstance(self._place, LocalPlace):
+            msg = (
+                f"{key} of {self.path}, or a chunk of it, is not there, and no ledger lies beside "
+                "the store or can be listed, so that nobody can tell whether it is lost or was "
+                "never written; copy the store again, its ledger with it"
+            )
+            raise ChunkMissing(msg)
+        if key in state.done:
             msg = (
                 f"the ledger calls {key} of {self.path} done, but it, or a chunk of it, is not "
                 "there; "

@@ -1,4 +1,4 @@
-"""Where bytes go: a folder on a local disk, or a prefix on object storage.
+"""Where bytes are: a folder on a local disk, a zip file, a prefix on object storage or the web.
 
 A `Place` maps keys (``lightcurves/c/0/0/0/0``) to bytes. A write is all or nothing: on a local disk
 a temporary file in the same folder, fsync, rename, fsync of the folder; on object storage one put.
@@ -12,13 +12,22 @@ import errno
 import os
 import uuid
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
+from urllib.parse import unquote
 
 from idfzarr.errors import StorageFull, UsageError
+from idfzarr.store.remote_urls import (
+    beside_url,
+    checked_url,
+    filesystem,
+    is_listed,
+    refuse_writing,
+    translated,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 __all__ = [
     "PARTIAL",
@@ -27,6 +36,7 @@ __all__ = [
     "Place",
     "PlaceLike",
     "RemotePlace",
+    "checked_key",
     "locked",
     "place_of",
     "sync_folder",
@@ -39,6 +49,7 @@ Buffer: TypeAlias = bytes | bytearray | memoryview
 _OURS = f".idfzarr{PARTIAL}"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF)
+_STAMPS = ("size", "ETag", "etag", "LastModified", "Last-Modified", "mtime", "created", "CRC")
 _WRITE_AT_MOST = 1 << 30  # one write(2) takes at most 2**31 - 4096 bytes on Linux
 
 
@@ -81,39 +92,116 @@ class Place(Protocol):
 PlaceLike: TypeAlias = str | os.PathLike[str] | Place
 
 
-def place_of(path: PlaceLike) -> Place:
+def place_of(path: PlaceLike, *, storage_options: Mapping[str, Any] | None = None) -> Place:
     """Return the place that a path or URL names.
 
     Parameters
     ----------
     path
-        A local path, a ``file://`` URL, any URL that fsspec opens (``s3://bucket/field.zarr``), or
-        a place, which is returned as it is.
+        A local folder, a ``file://`` URL, a ``.zip`` file, any URL that fsspec opens
+        (``s3://bucket/field.zarr``, ``https://host/field.zarr``, ``memory://field.zarr``,
+        ``zip::s3://bucket/field.zip``, ``zip://folder::field.zip``), or a place, which is returned
+        as it is.
+    storage_options
+        For fsspec's file system of the URL: ``{"anon": True}``, ``{"key": ..., "secret": ...,
+        "endpoint_url": ...}``, ``{"headers": {...}}``; of a chain of URLs by protocol.
 
     Returns
     -------
     Place
-        A `LocalPlace` or a `RemotePlace`.
+        A `LocalPlace`, a `idfzarr.store.zip_place.ZipPlace` or a `RemotePlace`.
 
     Raises
     ------
     UsageError
-        The path is empty.
+        The path is empty or none, or there are options for a path that takes none.
     """
+    options = _checked_options(storage_options)
     if isinstance(path, Place):
+        _refuse_options(options, path.url)
         return path
+    text = _text_of(path)
+    if _is_remote(text):
+        return RemotePlace(checked_url(text), options)
+    _refuse_options(options, text)
+    inside, _, local = text.partition("::")
+    if _is_zip_chain(text):
+        return _zip_place(local, inside.removeprefix("zip").removeprefix("://").strip("/"))
+    local = os.path.abspath(_local_path(text))
+    is_zip = local.lower().endswith(".zip") and os.path.isfile(local)
+    return _zip_place(local) if is_zip else LocalPlace(local)
+
+
+def _text_of(path: object) -> str:
+    if not isinstance(path, str | os.PathLike):
+        msg = f"a store is opened by its path or URL, not by a {type(path).__name__}"
+        raise UsageError(msg)
     text = os.fspath(path)
+    if isinstance(text, bytes):
+        text = os.fsdecode(text)
     if not text:
         msg = "the path of the store is empty; give the folder of the store, as field.zarr"
         raise UsageError(msg)
-    if text.startswith("file://"):
-        return LocalPlace(os.path.abspath(text.removeprefix("file://")))
-    if "://" in text:
-        return RemotePlace(text.rstrip("/"))
-    return LocalPlace(os.path.abspath(text))
+    return text
 
 
-def _checked(key: str) -> str:
+def _is_remote(text: str) -> bool:
+    """Say whether fsspec opens it; an archive on a local disk is opened without it."""
+    head, chained, rest = text.partition("::")
+    if _is_zip_chain(text):
+        return "::" in rest or _is_remote(rest)
+    is_url = "://" in text and not text.startswith("file://")
+    return is_url or bool(chained and head in {"tar", "libarchive"})
+
+
+def _is_zip_chain(text: str) -> bool:
+    head, chained, _ = text.partition("::")
+    return bool(chained) and (head == "zip" or head.startswith("zip://"))
+
+
+def _local_path(text: str) -> str:
+    """Return the path of a ``file://`` URL, see RFC 8089; other text as it is."""
+    if not text.startswith("file://"):
+        return text
+    host, slash, path = text.removeprefix("file://").partition("/")
+    if host not in {"", "localhost"}:
+        msg = f"{text} names a file on the host {host!r}; a local path has three slashes, file:///"
+        raise UsageError(msg)
+    return unquote(slash + path)
+
+
+def _checked_options(options: object) -> dict[str, Any]:
+    if options is None:
+        return {}
+    try:
+        found: dict[Any, Any] = dict(options)  # type: ignore[call-overload]
+    except (TypeError, ValueError):
+        found = {0: None}
+    if not all(isinstance(name, str) for name in found):
+        msg = (
+            f"storage_options are names and values, as {{'anon': True}}, not a "
+            f"{type(options).__name__}"
+        )
+        raise UsageError(msg)
+    return found
+
+
+def _refuse_options(options: Mapping[str, Any], where: str) -> None:
+    if options:
+        msg = (
+            f"{where} takes no storage_options ({', '.join(sorted(options))} given): they are for "
+            "URLs of object storage and web servers"
+        )
+        raise UsageError(msg)
+
+
+def _zip_place(path: str, inside: str | None = None) -> Place:
+    from idfzarr.store.zip_place import open_zip  # it needs the rules of keys that stand here
+
+    return open_zip(os.path.abspath(_local_path(path)), inside or None)
+
+
+def checked_key(key: str) -> str:
     """Refuse a key that could lead out of the place."""
     parts = key.split("/")
     if "\0" in key or "\\" in key or any(part in {"", ".", ".."} for part in parts):
@@ -141,7 +229,7 @@ class LocalPlace:
 
     def path(self, key: str) -> str:
         """Return the path of a key's file; raises `UsageError` for a key that leads outside."""
-        return f"{self.root}/{_checked(key)}"
+        return f"{self.root}/{checked_key(key)}"
 
     def beside(self, suffix: str) -> LocalPlace:
         """Return the folder of the same name with a suffix added."""
@@ -169,6 +257,14 @@ class LocalPlace:
             return os.stat(self.path(key)).st_size
         except (FileNotFoundError, NotADirectoryError):
             return None
+
+    def stamp(self, key: str) -> tuple[Any, ...] | None:
+        """Return what is different once a file is another one, None where there is none."""
+        try:
+            told = os.stat(self.path(key))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return told.st_ino, told.st_size, told.st_mtime_ns, told.st_ctime_ns
 
     def write(self, key: str, data: Buffer) -> None:
         """Write a file: temporary name, fsync, rename, fsync of the folder.
@@ -230,81 +326,130 @@ class LocalPlace:
 
 @dataclass(frozen=True)
 class RemotePlace:
-    """A prefix on object storage, by fsspec.
+    """A prefix on object storage or a web server, or a folder of an archive there, by fsspec.
 
     Parameters
     ----------
     root
         URL, as ``s3://bucket/field.zarr``.
+    options
+        For fsspec's file system; they are not shown, since keys and passwords are among them.
+
+    Notes
+    -----
+    Every method raises `StoreError` where the server fails or refuses.
     """
 
     root: str
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False, hash=False)
 
     @property
     def url(self) -> str:
         """The URL."""
         return self.root
 
-    def _at(self, key: str = "") -> tuple[Any, str]:
-        from fsspec.core import url_to_fs  # fsspec keeps one filesystem per protocol and options
+    @property
+    def is_listed(self) -> bool:
+        """Whether one can learn what is there; a web server gives only what one can name."""
+        return is_listed(self.root)
 
-        system, path = url_to_fs(self.root)
-        return system, f"{path.rstrip('/')}/{_checked(key)}" if key else path.rstrip("/")
+    def _at(self, key: str = "") -> tuple[Any, str]:
+        inside = checked_key(key) if key else ""
+        with translated(self.root):
+            system, path = filesystem(self.root, self.options)
+        return system, "/".join(filter(None, (path, inside)))
 
     def beside(self, suffix: str) -> RemotePlace:
         """Return the prefix of the same name with a suffix added."""
-        return RemotePlace(self.root + suffix)
+        return RemotePlace(beside_url(self.root, suffix), self.options)
+
+    def below(self, key: str) -> RemotePlace:
+        """Return the prefix of a folder of this place."""
+        return self.beside(f"/{checked_key(key)}")
 
     def read(self, key: str) -> bytes:
         """Return all bytes of an object; raises FileNotFoundError where there is none."""
         system, path = self._at(key)
-        return bytes(system.cat_file(path))
+        with translated(f"{self.root}/{key}"):
+            return bytes(system.cat_file(path))
 
     def read_range(self, key: str, first: int, count: int) -> bytes:
         """Return `count` bytes from byte `first` on, fewer at the end of the object."""
+        found = self.fetch(key, first, count)
+        return found if len(found) <= count else found[first : first + count]
+
+    def fetch(self, key: str, first: int, count: int) -> bytes:
+        """Return a range as `read_range` does, or all bytes where the server gives no ranges."""
+        if count <= 0:
+            return b""
         system, path = self._at(key)
-        return bytes(system.cat_file(path, start=first, end=first + count))
+        with translated(f"{self.root}/{key}"):
+            return bytes(system.cat_file(path, start=first, end=first + count))
 
     def size(self, key: str) -> int | None:
         """Return the size of an object in bytes, None where there is none."""
         system, path = self._at(key)
         system.invalidate_cache()
         try:
-            return int(system.size(path))
+            with translated(f"{self.root}/{key}"):
+                told = system.size(path)
+                # A server that streams does not say.
+                return len(system.cat_file(path)) if told is None else int(told)
         except FileNotFoundError:
             return None
 
+    def stamp(self, key: str) -> tuple[Any, ...] | None:
+        """Return what is different once an object is another one, None where there is none."""
+        system, path = self._at(key)
+        system.invalidate_cache()
+        try:
+            with translated(f"{self.root}/{key}"):
+                told = system.info(path)
+        except FileNotFoundError:
+            return None
+        return tuple(str(told.get(name)) for name in _STAMPS)
+
     def write(self, key: str, data: Buffer) -> None:
         """Write an object with one put, which shows it whole or not at all."""
+        refuse_writing(self.root)
         system, path = self._at(key)
-        system.pipe_file(path, bytes(data))
+        with translated(f"{self.root}/{key}"):
+            system.pipe_file(path, bytes(data))
 
     def remove(self, key: str) -> None:
         """Remove an object; it is no error if there is none."""
+        refuse_writing(self.root)
         system, path = self._at(key)
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError), translated(f"{self.root}/{key}"):
             system.rm_file(path)
 
     def remove_tree(self, prefix: str) -> None:
         """Remove every object below a prefix."""
+        refuse_writing(self.root)
         system, path = self._at(prefix)
         system.invalidate_cache()
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError), translated(f"{self.root}/{prefix}"):
             system.rm(path, recursive=True)
 
     def keys(self, prefix: str = "") -> Iterator[str]:
-        """Yield the keys below a prefix in sorted order."""
+        """Yield the keys below a prefix in sorted order; of a web server what it lists, if any."""
         system, top = self._at()
         system.invalidate_cache()
         _, path = self._at(prefix)
-        for name in sorted(system.find(path)):
-            yield str(name)[len(top) + 1 :]
+        try:
+            with translated(f"{self.root}/{prefix}"):
+                found = sorted(map(str, system.find(path)))
+        except FileNotFoundError:
+            found = []
+        for name in found:
+            yield name[len(top) + 1 :] if top else name.removeprefix("/")
 
     def exists(self) -> bool:
         """Say whether there is any object below this prefix."""
         system, path = self._at()
         system.invalidate_cache()
-        return bool(system.exists(path))
+        with translated(self.root):
+            return bool(system.exists(path))
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from idfzarr.errors import ChunkMissing, CorruptError, UsageError
 from idfzarr.store.abandoned import remove_abandoned
 from idfzarr.store.arrays import read_array
 from idfzarr.store.exchange import settle_exchange
-from idfzarr.store.ledger import read_ledger
+from idfzarr.store.ledger import Ledger, read_ledger
 from idfzarr.store.place import place_of
 from idfzarr.store.recognise import schema_of
 from idfzarr.store.root import read_root
@@ -130,7 +130,16 @@ def open_published(path: PlaceLike) -> PublishedCube:
         )
         raise UsageError(msg)
     remove_abandoned(place, cube.root.uuid)
+    _note_published(place, cube)
     return cube
+
+
+def _note_published(place: Place, cube: PublishedCube) -> None:
+    """Say in the ledger what a writer that was stopped after the root's rename did not."""
+    state = read_ledger(place).for_store(cube.root.uuid)
+    if state.begun is not None and not state.is_published:
+        told = {"shape": cube.schema.layout.shape}
+        Ledger(place, cube.root.uuid).append("published", **told)
 
 
 def read_published(place: Place) -> tuple[PublishedCube, bool]:

@@ -515,7 +515,14 @@ class PlainReader:
         self._label = label
         self._layout = layout
         # By the root: the array's own metadata may be of another length until it is rolled forward.
-        root = zarr.open_group(place.url, mode="r", zarr_format=3, use_consolidated=True)
+        options = dict(getattr(place, "options", {})) or None
+        root = zarr.open_group(
+            place.url,
+            mode="r",
+            zarr_format=3,
+            use_consolidated=True,
+            storage_options=options,
+        )
         self._array: Any = root[path]
 
     def forget(self, _shard: int, /) -> None:

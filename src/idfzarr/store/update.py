@@ -164,6 +164,8 @@ def next_place(place: Place) -> Place:
     """Return where the files wait that a commit puts in place."""
     if isinstance(place, LocalPlace):
         return LocalPlace(f"{place.root}/{NEXT}")
+    if isinstance(place, RemotePlace):
+        return place.below(NEXT)
     return RemotePlace(f"{place.url}/{NEXT}")
 
 
