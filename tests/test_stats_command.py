@@ -319,6 +319,24 @@ def test_a_killed_update_leaves_the_old_table_or_the_new(changed, tmp_path, monk
         assert {*seen} == {False, True}
 
 
+def test_a_table_that_is_exchanged_while_it_is_read_is_read_anew(changed, monkeypatch):
+    cube = Cube(changed)
+    old = {name: bits(values) for name, values in cube.table("variability").items()}
+    read, waiting = cube._read_table, [10]
+
+    def interrupted(path):
+        waiting[0] -= 1
+        if waiting[0] == 0:
+            update_variability(changed, periods="none", **HOW)
+        return read(path)
+
+    monkeypatch.setattr(cube, "_read_table", interrupted)
+    found = {name: bits(values) for name, values in cube.table("variability").items()}
+    new = {name: bits(values) for name, values in Cube(changed).table("variability").items()}
+    assert found == new != old
+    assert waiting[0] <= -len(old)
+
+
 def test_where_names_cannot_be_exchanged_a_half_new_table_says_it_covers_nothing(
     changed, monkeypatch
 ):

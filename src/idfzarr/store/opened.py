@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Hashable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from idfzarr.store.schema import CubeSchema
 
 __all__ = ["OpenedCube"]
+
+_TRIES = 5
+"""How often a table is read anew that was exchanged for another in the meantime."""
 
 
 class OpenedCube:
@@ -199,7 +203,22 @@ class OpenedCube:
             groups = [p for p, node in self._root.metadata.items() if node["node_type"] == "group"]
             msg = f"{self.path} has no table {group!r}{closest(group, groups)}"
             raise UnknownName(msg)
-        return {path.rsplit("/", 1)[1]: self._read_table(path) for path in paths}
+        for _ in range(_TRIES):
+            before = self._identity(group)
+            found = {path.rsplit("/", 1)[1]: self._read_table(path) for path in paths}
+            if self._identity(group) == before:
+                break
+        return found
+
+    def _identity(self, group: str) -> tuple[int, int] | None:
+        """Return what tells a group's folder from one that is put in its place as a whole."""
+        if not isinstance(self._place, LocalPlace):
+            return None
+        try:
+            seen = os.stat(self._place.path(group))
+        except OSError:
+            return None
+        return seen.st_dev, seen.st_ino
 
     def _read_table(self, path: str) -> NDArray[Any]:
         node = self._root.metadata[path]
