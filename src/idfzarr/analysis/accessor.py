@@ -553,7 +553,7 @@ class IdfAccessor:
         MissingExtra
             lightkurve is not installed.
         """
-        return dataset_lightcurve.to_lightkurve(self.lightcurve(object_id, type))
+        return self.lightcurve(object_id, type).to_lightkurve()
 
     def __repr__(self) -> str:
         dataset = self._dataset

@@ -20,6 +20,7 @@ import xarray as xr
 from xarray.backends import BackendEntrypoint
 from xarray.core import indexing
 
+from idfzarr.analysis import accessor as _accessor  # noqa: F401 - it registers ds.idf
 from idfzarr.analysis.dataset_attributes import (
     coordinate_attributes,
     dataset_attributes,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -23,7 +22,7 @@ from idfzarr.analysis.dataset_parts import (
     units_of,
 )
 from idfzarr.analysis.deferred import Along, as_dask, deferred
-from idfzarr.errors import MissingExtra, UnknownName, UsageError, closest
+from idfzarr.errors import UnknownName, UsageError, closest
 from idfzarr.flags import BAD_FLAGS
 from idfzarr.lightcurve import Lightcurve
 
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
 
     Floats: TypeAlias = NDArray[np.floating[Any]]
 
-__all__ = ["lightcurve", "reference_of_store", "to_lightkurve", "variability"]
+__all__ = ["lightcurve", "reference_of_store", "variability"]
 
 
 # ------------------------------------------------------------------ one lightcurve
@@ -109,47 +108,6 @@ def _barycentric(dataset: xr.Dataset, column: int) -> NDArray[np.float64] | None
         return None
     found: NDArray[np.float64] = times_of_types(dataset, "bjd_tdb")[column]
     return found if np.isfinite(found).any() else None
-
-
-def to_lightkurve(one: Lightcurve) -> Any:
-    """Return a lightcurve as `lightkurve.LightCurve`.
-
-    Parameters
-    ----------
-    one
-        Of ours.
-
-    Returns
-    -------
-    lightkurve.LightCurve
-        Time (UTC), flux and its error in the unit of the lightcurve, ``quality`` the flags, and
-        ``meta``.
-
-    Raises
-    ------
-    MissingExtra
-        lightkurve is not installed.
-    """
-    try:
-        lightkurve: Any = import_module("lightkurve")
-    except ImportError as error:
-        msg = "to_lightkurve needs the package lightkurve: run pip install lightkurve"
-        raise MissingExtra(msg) from error
-    from astropy import units
-
-    unit = units.Unit(one.unit) if one.unit else units.dimensionless_unscaled
-    found = lightkurve.LightCurve(time=one.time, flux=one.flux * unit, flux_err=one.flux_err * unit)
-    found["quality"] = one.flag.astype(np.int32)
-    found["aor"] = one.aor
-    found.meta |= {
-        "LABEL": f"object {one.object_id}, {one.type}",
-        "OBJECT": one.object_id,
-        "TYPE": one.type,
-        "RA": one.ra,
-        "DEC": one.dec,
-        "CALIBRATED": one.is_calibrated,
-    }
-    return found
 
 
 # ------------------------------------------------------------------ statistics of all
