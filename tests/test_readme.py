@@ -15,15 +15,21 @@ import shlex
 import shutil
 import stat
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
 import typer.main
 import xarray as xr
 
+from idfzarr.analysis.accessor import IdfAccessor
+from idfzarr.analysis.statistic_definitions import DEFINITIONS
+from idfzarr.build.pipeline import build
 from idfzarr.care.finding import KINDS, LEVELS
+from idfzarr.care.lightcurve_export import FORMATS, format_of
 from idfzarr.cli import app
 from idfzarr.flags import FLAGS
+from idfzarr.imaging.simulate import simulate
 from idfzarr.measurement import APERTURE_RADII, default_measurements
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -31,6 +37,7 @@ MANUALS = ("README.md", "benchmarks/README.md", "notebooks/README.md")
 SOURCE = REPOSITORY / "src" / "idfzarr"
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+EXTRAS = ("Install, and see it work", "extra")
 MARKED = re.compile(r"^<!-- ([a-z-]+) -->\n```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 INVOCATION = re.compile(r"\b(?:python3? -m idfzarr|(?<![\w./-])idfzarr)((?: +[^|`&;#\n]*)?)")
 
@@ -61,7 +68,8 @@ def table(heading: str, column: str) -> list[list[str]]:
     for line in lines[start + 2 :]:
         if not line.startswith("|"):
             break
-        rows.append([cell.strip() for cell in line.strip("|").split("|")])
+        cells = re.split(r"(?<!\\)\|", line.strip("|"))
+        rows.append([re.sub(r"\\([|*<])", r"\1", cell.strip()) for cell in cells])
     return rows
 
 
@@ -72,10 +80,12 @@ def commands():
 
 
 @pytest.fixture(scope="module")
-def field_folder(small_store, tmp_path_factory):
-    """Return a folder with a copy of the small store as field.zarr, as the examples have it."""
+def field_folder(tmp_path_factory):
+    """Return a folder with field.zarr, as the examples have it: a period takes more than 8 AORs."""
     folder = tmp_path_factory.mktemp("readme")
-    shutil.copytree(small_store.store, folder / "field.zarr")
+    simulate(folder / "field", aors=12, objects=40, size=128, seed=11)
+    types = "ch?_auto_original,ch?_aper[12]_*"
+    assert build(folder / "field", folder / "field.zarr", types=types).ok
     return folder
 
 
@@ -162,7 +172,62 @@ def test_python_examples_run(field_folder, monkeypatch, capsys):
     assert names["worst"] == []
     assert names["mended"].outcomes == ()
     assert names["flux"].shape == names["one_type"].shape
+    assert names["score"].dims == ("object",)
+    assert 1 <= names["near"].sizes["object"] < names["ds"].sizes["object"]
+    assert names["means"].mag.notnull().any()
+    assert names["first"].reduced_chi2.notnull().any()
+    assert names["colours"].notnull().any()
+    assert names["peaks"][0].power > 0
+    assert names["phase"].notnull().any()
+    assert names["written"].objects == names["near"].sizes["object"]
+    assert len(names["series"]) == len(names["points"])
     assert "aor" in capsys.readouterr().out
+
+
+def test_commands_that_ask_a_cube_run(field_folder, tmp_path, monkeypatch, run_cli):
+    """Those of two sections, one after the other; each lists or writes something."""
+    shutil.copytree(field_folder / "field.zarr", tmp_path / "field.zarr")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.csv").write_text("object\n3\n5\n")
+    text = read("README.md").split("\n## Ask the cube\n")[1].split("\n## The viewer\n")[0]
+    shown = "\n".join(body for tag, body in FENCE.findall(text) if tag == "sh")
+    lines = [shlex.split(line)[1:] for line in shown.splitlines() if line]
+    assert {words[0] for words in lines} == {"stats", "extract"}
+    for words in lines:
+        done = run_cli(*words)
+        assert done.code == 0, (words, done.err)
+        assert done.out.strip(), words
+    for name in ("variables.fits", "near.vot", "variables.csv"):
+        assert (tmp_path / name).stat().st_size > 1000
+    assert len(list((tmp_path / "curves").glob("*.fits"))) > 2
+    assert list((tmp_path / "field.parquet" / "dataset").rglob("*.parquet"))
+
+
+def test_extras_are_those_of_the_project():
+    text = read("README.md").split("\n## Install")[1].split("\n## ")[0]
+    project = tomllib.loads(read("pyproject.toml"))["project"]
+    shown = [re.findall(r"`(\w+)`", row[0])[0] for row in table(*EXTRAS)]
+    assert sorted(shown) == sorted(project["optional-dependencies"])
+    source = "".join(path.read_text(encoding="utf-8") for path in SOURCE.rglob("*.py"))
+    assert set(re.findall(r"idfzarr\[(\w+)\]", source + text)) <= set(shown)
+
+
+def test_statistics_are_those_of_the_registry():
+    rows = table("Ask the cube", "statistic")
+    assert rows == [[f"`{d.name}`", d.unit, d.definition] for d in DEFINITIONS.values()]
+
+
+def test_the_accessor_does_what_is_shown_and_nothing_else():
+    shown = re.findall(r"`(\w+)`", " ".join(row[0] for row in table("Ask the cube", "`ds.idf`")))
+    public = [name for name in vars(IdfAccessor) if not name.startswith("_")]
+    assert sorted(shown) == sorted(public)
+
+
+def test_formats_are_those_of_the_registry():
+    rows = table("Take lightcurves out", "format")
+    assert [row[0] for row in rows] == [f"`{name}`" for name in FORMATS]
+    for name, file, _ in rows[:-1]:
+        assert format_of(None, f"x{file.strip('`')}") == name.strip("`")
 
 
 def test_flags_are_those_of_the_registry():

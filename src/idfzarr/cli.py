@@ -16,6 +16,7 @@ from idfzarr.cli_extract import extract, migrate
 from idfzarr.cli_options import AsJson, Quiet, Store, Workers, bars
 from idfzarr.cli_ps1 import fetch
 from idfzarr.cli_stats import stats
+from idfzarr.cli_view import view
 from idfzarr.errors import IdfzarrError, UsageError
 
 __all__ = ["app", "main"]
@@ -266,6 +267,9 @@ def demo(
     size: Annotated[int, typer.Option(help="Pixels on a side.", min=128)] = 512,
     seed: Annotated[int, typer.Option(help="Same seed, same field.", min=0)] = 1,
     scheduler: Annotated[str | None, typer.Option(help="As for build.")] = None,
+    look: Annotated[
+        bool, typer.Option("--view", help="Open the viewer on the field at the end.")
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
     """Run the main job on a simulated field: simulate, build, find the variables, draw them."""
@@ -282,6 +286,8 @@ def demo(
             progress=progress,
         )
     typer.echo(demonstration.to_text())
+    if look:
+        view(demonstration.store)
     raise typer.Exit(0 if demonstration.ok else 1)
 
 
@@ -291,6 +297,7 @@ app.command()(repair)
 app.command()(extract)
 app.command()(migrate)
 app.command()(fetch)
+app.command()(view)
 
 
 def _measured_psfs() -> Path | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -127,7 +128,14 @@ class Demonstration:
                 f"  python -c \"import idfzarr; print(idfzarr.Cube('{self.store}')"
                 f".lightcurve({first['object']}, '{first['type']}').to_table())\""
             )
+        extra = "" if _has_viewer() else "python -m pip install 'idfzarr[viewer]' && "
+        lines += ["", "look at it in the browser:", f"  {extra}python -m idfzarr view {self.store}"]
         return "\n".join(lines)
+
+
+def _has_viewer() -> bool:
+    """Return whether the packages of the viewer are installed."""
+    return all(find_spec(name) is not None for name in ("panel", "panel_material_ui", "hvplot"))
 
 
 def _first_lines(text: str, count: int) -> str:

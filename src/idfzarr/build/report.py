@@ -82,6 +82,9 @@ class BuildReport:
         """Return the report as plain values, for JSON."""
         return asdict(self) | {"ok": self.ok}
 
+    def __str__(self) -> str:
+        return self.to_text()
+
     def to_text(self) -> str:
         """Return the report as people read it."""
         size = f"{self.n_objects} objects x {self.n_types} types x {self.n_aors} AORs"
