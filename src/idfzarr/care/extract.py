@@ -194,7 +194,7 @@ def _bare_header(attributes: dict[str, Any]) -> Any:
 
 
 def refuse_inside(path: Path, url: str) -> None:
-    """Refuse to write into the store that is read, its ledger or its quarantine.
+    """Refuse to write into the store that is read, its ledger, its quarantine or the notes on it.
 
     Raises
     ------
@@ -202,7 +202,7 @@ def refuse_inside(path: Path, url: str) -> None:
         The file would lie there.
     """
     target = path.resolve()
-    for suffix in ("", ".ledger", ".quarantine"):
+    for suffix in ("", ".ledger", ".quarantine", ".notes"):
         if target.is_relative_to(Path(f"{url.rstrip('/')}{suffix}").resolve()):
             msg = f"{path} lies in the store {url} or beside it in what is its own: name another"
             raise UsageError(msg)
