@@ -102,6 +102,20 @@ def test_flipped_bits_lose_the_chunks_they_are_in_and_no_other(codec, n_flips):
                 assert set(found.lost) <= hit
 
 
+@pytest.mark.parametrize("codec", ["lz4", "zstd"])
+def test_a_byte_before_the_chunks_is_no_chunk(codec):
+    """With two damaged ones behind it, each piece could be taken for one of three chunks."""
+    data, known, chunks = shard(codec)
+    broken = bytearray(data)
+    for at in (len(chunks[0]), len(chunks[0]) + len(chunks[1])):
+        broken[at] ^= 1
+    broken[0:0] = b"\0"
+    for one in (known, blind(known)):
+        found = salvage(bytes(broken), one)
+        assert {*found.chunks} == {*range(3, 9)}
+        assert all(chunk == chunks[slot] for slot, chunk in found.chunks.items())
+
+
 @CODECS
 @given(data=st.data())
 def test_no_chunk_is_ever_taken_for_another(codec, data):

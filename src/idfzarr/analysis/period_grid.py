@@ -38,7 +38,7 @@ lies at most 3 % below that of the peak (VanderPlas 2018, ApJS 236, 16, section 
 _SHORTEST_DAYS = 0.1
 _MOST_FREQUENCIES = 20_000_000
 _GRID_DIVISORS = 12
-_GRID_TOLERANCE = 0.1
+_GRID_TOLERANCE = 0.05
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +138,7 @@ def sampling_step(mjd: Floats) -> float:
     -------
     float
         Days: the smallest gap or a twelfth of it at least. A grid is believed where every time lies
-        within a tenth of a step of it.
+        within a twentieth of a step of it.
     """
     gaps = np.diff(np.asarray(mjd, dtype=np.float64))
     gaps = gaps[gaps > 0]

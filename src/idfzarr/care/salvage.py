@@ -331,7 +331,9 @@ def _places_by_order(
 
     Chunks from byte 0 on are numbered from the front. Those that reach the known end of the
     payload are numbered from the back. Those between damaged pieces are numbered where each piece
-    must be one chunk, because there are as many chunks missing as there are pieces.
+    must be one chunk: the file has the size that the ledger notes, so that no byte came or went;
+    there are as many chunks missing as there are pieces; and each piece is as long as a chunk may
+    be.
     """
     counts = [len(segment.lengths) for segment in segments]
     if not segments:
@@ -344,10 +346,8 @@ def _places_by_order(
     end = len(data) - index_bytes(expected.room)
     anchored_back = _end_is_known(data, expected) and segments[-1].end == end
     missing = expected.present - sum(counts)
-    gaps = len(segments) - 1 + (not anchored_front) + (not anchored_back)
-    known_end = _end_is_known(data, expected)
     places: dict[int, tuple[int, int]] = {}
-    if missing == gaps and known_end:
+    if len(data) == expected.size and _are_chunks(_gaps(segments, end), missing, expected):
         slot = 0 if anchored_front else 1
         for segment in segments:
             slot = _number(segment, slot, places) + 1
@@ -357,6 +357,19 @@ def _places_by_order(
     if anchored_back and (len(segments) > 1 or not anchored_front):
         _number(segments[-1], expected.present - counts[-1], places)
     return places
+
+
+def _gaps(segments: tuple[Segment, ...], end: int) -> list[int]:
+    """Return the bytes of each piece of a payload that is no intact chunk."""
+    begins = [*(segment.first_byte for segment in segments), end]
+    ends = [0, *(segment.end for segment in segments)]
+    return [begin - last for begin, last in zip(begins, ends, strict=True) if begin != last]
+
+
+def _are_chunks(gaps: list[int], missing: int, expected: Expected) -> bool:
+    """Say whether every damaged piece can be one chunk and nothing else."""
+    least, most = _HEADER + CRC_BYTES, expected.chunk_bytes + _HEADER + CRC_BYTES
+    return len(gaps) == missing and all(least < gap <= most for gap in gaps)
 
 
 def _number(segment: Segment, first: int, places: dict[int, tuple[int, int]]) -> int:

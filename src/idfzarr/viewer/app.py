@@ -100,7 +100,12 @@ class Viewer:
             ],
             dark_theme=session.state.dark,
             theme_config=_THEME,
+            busy_indicator=None,
         )  # fmt: skip
+        # The page would follow how busy the whole process is, all sessions together: every click of
+        # anybody would change every page twice, and each change walks through all its models.
+        with edit_readonly(self.page):
+            self.page.busy = False
         self.page.param.watch(self._themed, "dark_theme")
         session.on(["dark"], self._theme)
 
