@@ -127,6 +127,7 @@ class Session:
             subprotocols=["bokeh", token],
             max_message_size=100 * 2**20,
         )
+        self._socket.protocol.set_nodelay(True)  # as browsers do
         await self._receive("ACK")
         await self._send(Protocol().create("PULL-DOC-REQ"))
         self._learn((await self._receive("PULL-DOC-REPLY")).content["doc"])

@@ -32,9 +32,7 @@ _SIDE = 2600  # pixels of a superstack
 _COLOURS = ("i", "r", "g")
 
 
-def make_store(
-    path: Path, *, objects: int = 50_000, shards: int = 4, ps1_side: int = 2400
-) -> list[int]:
+def make_store(path: Path, *, objects: int = 50_000, shards: int = 4, ps1_side: int = 2400) -> None:
     """Write the store, and beside it PS1 skycells that it is linked with.
 
     Parameters
@@ -47,11 +45,6 @@ def make_store(
         How many are filled.
     ps1_side
         Pixels of 0.25 arcsec that the skycell in the middle of the field has; 0 for none.
-
-    Returns
-    -------
-    list of int
-        Ids of the objects of the filled shards.
     """
     field = Synthetic(n_objects=objects, n_aors=N_AORS)
     rng = np.random.default_rng(1)
@@ -74,7 +67,6 @@ def make_store(
     writer.publish(complete=False)
     if ps1_side:
         link_skycells(path, _skycells(path.with_name("skycells.zarr"), ps1_side))
-    return [int(one) for one in field.object_ids[filled]]
 
 
 def _catalogue(field: Synthetic, rng: np.random.Generator) -> dict[str, np.ndarray]:

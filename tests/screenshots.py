@@ -2,7 +2,7 @@
 
 ``python tests/screenshots.py STORE FOLDER`` opens a store as a person would and writes
 ``{page}-{light|dark}-{width}.png`` for the widths of a small screen and of a large one. The picture
-in the README is ``look-light-1280.png`` of what ``idfzarr demo`` builds.
+in the README, ``notebooks/viewer.png``, is ``look-light-1280.png`` of what ``idfzarr demo`` builds.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ def take(store: Path, folder: Path, *, pages=PAGES, widths=WIDTHS, **choices) ->
                     dark = {"dark": "true"} if shade == "dark" else {}
                     visit.open(served.address(page=page, **dark, **choices))
                     visit.page.wait_for_timeout(1500)  # what follows on its own: periods, stamps
+                    visit.page.get_by_text("is being looked at").wait_for(state="hidden")
                     visit.settle()
                     path = folder / f"{page}-{shade}-{width}.png"
                     visit.page.screenshot(path=path)

@@ -18,6 +18,8 @@ from idfzarr.store.cube import Cube
 from idfzarr.viewer.lists import ObjectLists
 from idfzarr.viewer.notes import Notes
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
 HOSTILE = "<img src=x onerror=window.hacked=1>"
 
 

@@ -12,6 +12,7 @@ from urllib.parse import urlencode, urlsplit
 import pytest
 from viewer_browser import serving
 
+from idfzarr import cli_view
 from idfzarr.errors import UsageError
 from idfzarr.viewer.serve import ServerSettings
 
@@ -238,3 +239,11 @@ def test_the_store_is_not_touched_by_visits(viewer, tiny_store, tree):
     assert ask(viewer)[0] == 200
     assert tree(tiny_store.store) == before
     assert before
+
+
+def test_packages_that_are_absent_are_named(tmp_path, monkeypatch, run_cli):
+    monkeypatch.setattr(cli_view, "_PACKAGES", ("panel", "no_such_package"))
+    done = run_cli("view", str(tmp_path))
+    assert done.code == 2
+    assert "needs no_such_package, not installed here" in done.err
+    assert "idfzarr[viewer]" in done.err

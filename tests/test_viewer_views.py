@@ -13,7 +13,7 @@ import idfzarr
 from idfzarr.care.inventory import inventory
 from idfzarr.errors import UnknownName, UsageError
 from idfzarr.viewer import object_views, views
-from idfzarr.viewer.explore import explore
+from idfzarr.viewer.explorer import explore
 from idfzarr.viewer.field import Field
 from idfzarr.viewer.labels import axis_label, plain
 from idfzarr.viewer.query import select

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Annotated
 
 import typer
 
 from idfzarr.cli_options import Store, say
+from idfzarr.errors import MissingExtra
 
 __all__ = ["view"]
+
+_PACKAGES = ("panel", "panel_material_ui", "bokeh", "param")
 
 Port = Annotated[int, typer.Option(help="Port; 0 takes a free one.")]
 Address = Annotated[str, typer.Option(help="What to listen to; this machine only unless given.")]
@@ -43,6 +47,7 @@ def view(
 
     The store is opened for reading only. Ctrl-C ends it.
     """
+    _require_packages()
     from idfzarr.viewer.serve import ServerSettings, serve
 
     settings = ServerSettings(
@@ -53,6 +58,17 @@ def view(
         prefix=prefix,
     )
     serve(store, settings=settings, open_browser=not no_open, on_ready=_say_where)
+
+
+def _require_packages() -> None:
+    """Refuse where the packages of the viewer are not installed."""
+    absent = [name for name in _PACKAGES if find_spec(name) is None]
+    if absent:
+        msg = (
+            f"the viewer needs {', '.join(absent)}, not installed here: run "
+            "pip install 'idfzarr[viewer]'"
+        )
+        raise MissingExtra(msg)
 
 
 def _say_where(url: str) -> None:

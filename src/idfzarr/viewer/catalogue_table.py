@@ -101,6 +101,16 @@ def matches(values: NDArray[Any], text: str) -> NDArray[np.bool_]:
         raise UsageError(msg) from error
 
 
+class _RowNames:
+    """Name of the row at each place, looked up when it is asked for: a click asks for one."""
+
+    def __init__(self, index: pd.Index[Any]) -> None:
+        self._index = index
+
+    def get(self, place: int, otherwise: Any = None) -> Any:
+        return self._index[place] if 0 <= place < len(self._index) else otherwise
+
+
 class CatalogueTable(Tabulator):
     """A Tabulator that keeps the order of its rows, so that a page costs a page.
 
@@ -183,6 +193,10 @@ class CatalogueTable(Tabulator):
             whole = len(order) == len(df) and not self.sorters
             self._sorted = df if whole else df.iloc[order]
         return self._sorted
+
+    def _update_index_mapping(self) -> None:
+        frame = self._processed
+        self._index_mapping = {} if frame is None else _RowNames(frame.index)
 
     def _get_header_filters(self, _: Any) -> list[Any]:
         return []

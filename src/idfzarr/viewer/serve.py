@@ -203,7 +203,7 @@ def make_server(field: Field, *, settings: ServerSettings) -> Server:
         options["cookie_secret"] = os.environ.get("BOKEH_COOKIE_SECRET") or secrets.token_hex(32)
     _refuse_taken(settings)
     try:
-        return get_server(
+        server = get_server(
             {"/": new_page},
             # A loop of its own: there may be no current one, and asking for it is deprecated.
             loop=IOLoop(asyncio_loop=asyncio.new_event_loop(), make_current=False),
@@ -224,6 +224,29 @@ def make_server(field: Field, *, settings: ServerSettings) -> Server:
         )
     except OSError as error:
         raise _taken(settings, error) from error
+    _send_at_once(server)
+    return server
+
+
+def _send_at_once(server: Server) -> None:
+    """Let no packet wait for the one before it to be acknowledged.
+
+    Bokeh sends a message in many small pieces; with Nagle's algorithm, which it leaves on, the last
+    ones wait for the browser's delayed acknowledgement, 40 ms on Linux.
+    """
+    http = server._http  # noqa: SLF001 - Bokeh has no setting for it
+    take = http.handle_stream
+
+    def take_at_once(stream: Any, address: Any) -> Any:
+        stream.set_nodelay(True)
+        stream.set_nodelay = _leave  # Tornado sets the default again after every request
+        return take(stream, address)
+
+    http.handle_stream = take_at_once  # type: ignore[method-assign]
+
+
+def _leave(_: bool) -> None:  # noqa: FBT001 - Tornado passes it so
+    """Leave it as it is."""
 
 
 def _refuse_taken(settings: ServerSettings) -> None:

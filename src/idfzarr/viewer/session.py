@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache, partial
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -58,13 +58,22 @@ def _workers() -> ThreadPoolExecutor:
 
 
 class _Guard:
-    """Turns what fails inside into one sentence on the page, and a traceback in the log."""
+    """Turns what fails inside into one sentence on the page, and a traceback in the log.
+
+    What changes inside goes to the browser in one message: each message costs a walk through all
+    models of the page, and each is drawn for itself.
+    """
 
     def __init__(self, session: Session) -> None:
         self._session = session
+        self._held = ExitStack()
 
     def __enter__(self) -> None:
-        return None
+        from panel.io.document import hold
+
+        document = self._session.document
+        if document is not None and pn.state.curdoc is document:
+            self._held.enter_context(hold(document))
 
     def __exit__(
         self,
@@ -72,10 +81,11 @@ class _Guard:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> bool:
-        if not isinstance(error, Exception):
-            return False
-        self._session.fail(error)
-        return True
+        with self._held:
+            if not isinstance(error, Exception):
+                return False
+            self._session.fail(error)
+            return True
 
 
 class Session:
@@ -92,6 +102,8 @@ class Session:
     ----------
     notice
         Where sentences for the user appear.
+    document
+        Bokeh's, of the page; None where nothing is served.
     """
 
     def __init__(self, field: Field, state: ViewerState | None = None) -> None:
@@ -101,7 +113,7 @@ class Session:
             "", visible=False, closeable=True, severity="warning", sizing_mode="stretch_width",
             margin=(4, 8),
         )  # fmt: skip
-        self._document = pn.state.curdoc
+        self.document = pn.state.curdoc
         self._turns: dict[str, int] = {}
         self._under_way: dict[str, Future[Any]] = {}
         self._lock = threading.Lock()
@@ -265,7 +277,7 @@ class Session:
         if older is not None:
             older.cancel()
         coming(True)
-        document = self._document
+        document = self.document
         if document is None:  # no server: in a test of a part
             with self.guard():
                 show(work())
