@@ -2,10 +2,10 @@
 
     python benchmarks/bench_viewer.py [--store STORE] [--only find look] [--runs 40]
 
-It makes a store (see viewer_store.py: some shards are filled, all else is of full size), serves it by
-``idfzarr view`` in a process of its own and drives headless Chromium. Times run from the time stamp
-of the key or click, as the browser has it, until what changed has been painted. Files are in the
-page cache.
+It makes a store (see viewer_store.py: some shards are filled, all else is of full size), serves it
+by ``idfzarr view`` in a process of its own and drives headless Chromium. Times run from the time
+stamp of the key or click, as the browser has it, until what changed has been painted. Files are in
+the page cache.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 
 import bokeh
 import numpy as np
-import panel
+import panel as pn
 from viewer_browser_clock import Page, chromium
 from viewer_sessions import Server, Session, serving
 from viewer_store import make_store
@@ -142,7 +142,7 @@ def start(store: Path, runs: int) -> list[Figure]:
     spent = []
     for _ in range(runs):
         server = Server(store)
-        with urllib.request.urlopen(server.url, timeout=60) as page:
+        with urllib.request.urlopen(server.url, timeout=60) as page:  # noqa: S310 - our own server
             assert page.status == 200
         spent.append(time.perf_counter() - server.begun)
         server.stop()
@@ -169,7 +169,7 @@ def find(bench: Bench) -> list[Figure]:
     page = bench.page("find")
     browser, server = _changes(bench, page, _FIND)
     panned = [
-        page.time("pointerup", lambda: _drag(page, "sky map", across), done=_MAP)
+        page.time("pointerup", lambda across=across: _drag(page, "sky map", across), done=_MAP)
         for across in _to_and_fro(bench.runs // 2, 0.1)
     ]
     _closed(page)
@@ -488,7 +488,7 @@ def main() -> None:
     print(
         f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {os.cpu_count()} processors, "
         f"load {os.getloadavg()[0]:.1f}, Python {platform.python_version()}, "
-        f"panel {panel.__version__}, bokeh {bokeh.__version__}\n"
+        f"panel {pn.__version__}, bokeh {bokeh.__version__}\n"
     )
     with tempfile.TemporaryDirectory(prefix="bench_viewer") as folder:
         store = asked.store or Path(folder) / "field.zarr"

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 _OURS = ("http://127.0.0.1:", "ws://127.0.0.1:", "data:", "blob:")
-_PATIENCE = 60_000  # milliseconds
+_PATIENCE = 40_000  # milliseconds
 
 # Time runs from the event's own time stamp. Conditions are looked at once per frame; two more
 # frames pass until what came with the last message is painted.
@@ -55,7 +55,7 @@ window.clock = (() => {
     places.set(key, first(document, selector, want))
     return places.get(key)
   }
-  const heading = () => found("h6", /^Object \\d+$/)?.textContent ?? ""
+  const heading = () => found("h6", /^\\s*Object \\d+\\s*$/)?.textContent.trim() ?? ""
   const rows = () => [...(found(".tabulator-table")?.querySelectorAll(".tabulator-row") ?? [])]
   const cell = (row, name) =>
     row.querySelector(`.tabulator-cell[tabulator-field="${name}"]`)?.textContent ?? ""
@@ -69,7 +69,11 @@ window.clock = (() => {
   const painted = () => new Promise((done) => requestAnimationFrame(() =>
     requestAnimationFrame(() => setTimeout(done, 0))))
   const when = async (done) => {
-    while (!done()) await new Promise((next) => requestAnimationFrame(next))
+    const begun = performance.now()
+    while (!done()) {
+      if (performance.now() - begun > 30000) throw new Error(`never came: ${done}`)
+      await new Promise((next) => requestAnimationFrame(next))
+    }
     await painted()
     return performance.now()
   }
@@ -91,7 +95,8 @@ def chromium() -> Iterator[Any]:
     """Start Chromium without a window."""
     program = shutil.which("chromium") or shutil.which("google-chrome")
     if program is None:
-        raise SystemExit("this needs Chromium; on Debian: apt-get install chromium")
+        msg = "this needs Chromium; on Debian: apt-get install chromium"
+        raise SystemExit(msg)
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as started:
@@ -123,7 +128,8 @@ class Page:
         self.page.goto(address, wait_until="commit")
         self.page.wait_for_function("() => window.clock && window.Bokeh?.documents?.length")
         spent = self.page.evaluate(
-            f"async () => {{ {_READ} return await window.clock.when(() => heading() && ({ready})) }}"
+            f"async () => {{ {_READ}\nreturn await window.clock.when("
+            f"() => heading() && ({ready})) }}"
         )
         return float(spent)
 

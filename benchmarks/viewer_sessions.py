@@ -189,7 +189,8 @@ class Session:
         while True:
             part = await asyncio.wait_for(self._socket.read_message(), _PATIENCE)
             if part is None:
-                raise ConnectionError("the server closed the socket")
+                msg = "the server closed the socket"
+                raise ConnectionError(msg)
             message = await self._receiver.consume(part)
             if message is None:
                 continue

@@ -1,14 +1,14 @@
-"""The store that the viewer's benchmark looks at: of the full shape, of which some shards are filled.
+"""The store that the viewer's benchmark looks at: of the full shape, some of its shards filled.
 
 All lightcurves of 50,000 objects in 40 types at 1,200 AORs are 10 GB packed. The viewer reads those
 of the object it shows and no others, so a few shards stand for all; what does grow with the number
-of objects (catalogue, statistics, superstacks) is there whole. The objects of the filled shards have
-the highest scores, so that whoever goes down the table, which is sorted by score, meets them.
+of objects (catalogue, statistics, superstacks) is there whole. The objects of the filled shards
+have the highest scores, so that whoever goes down the table, sorted by score, meets them.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from astropy.io import fits
@@ -24,6 +24,9 @@ from idfzarr.store.values import stacked
 from idfzarr.store.writer import CubeWriter
 from idfzarr.testing.ps1_files import file_bytes
 from idfzarr.testing.ps1_sky import PS1Sky
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 N_AORS = 1200
 _CENTRE = (265.0, 69.0)

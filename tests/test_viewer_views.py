@@ -10,13 +10,13 @@ import pytest
 from bokeh.models import HoverTool
 
 import idfzarr
+from idfzarr.analysis.query import select
 from idfzarr.care.inventory import inventory
 from idfzarr.errors import UnknownName, UsageError
 from idfzarr.viewer import object_views, views
 from idfzarr.viewer.explorer import explore
 from idfzarr.viewer.field import Field
 from idfzarr.viewer.labels import axis_label, plain
-from idfzarr.viewer.query import select
 from idfzarr.viewer.stamps import superstack_stamp
 from idfzarr.viewer.state import ViewerState
 

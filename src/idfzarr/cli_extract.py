@@ -45,6 +45,9 @@ Place = Annotated[
 Objects = Annotated[
     list[int] | None, typer.Option("--object", help="Object of a cube (repeatable).", min=0)
 ]
+Where = Annotated[
+    Text, typer.Option(help="Objects that meet a condition, as 'score > 5 and ch1_mag < 20'.")
+]
 Types = Annotated[Text, typer.Option("--type", help="Types of its lightcurves, name or glob.")]
 Size = Annotated[
     float | None, typer.Option(help="With --object: a cutout of so many arcsec around it.", min=0.0)
@@ -105,6 +108,7 @@ def extract(  # one parameter an option
     cone: Cone = None,
     top: Top = None,
     by: By = None,
+    where: Where = None,
     type_: Types = None,
     size: Size = None,
     calibrated: Calibrated = False,
@@ -123,10 +127,10 @@ def extract(  # one parameter an option
 ) -> None:
     """Take lightcurves, skycells or cutouts out of a store.
 
-    Lightcurves: choose objects by --object, --objects-from, --cone or --top, all unless given, and
-    types by --type; without --output they are printed. Skycells come as FITS, with a repaired
-    header and the survey's own scaling unless --as-served or --linear is given. The code is 1
-    where something could not be taken out.
+    Lightcurves: choose objects by --object, --objects-from, --cone, --top or --where, all unless
+    given, and types by --type; without --output they are printed. Skycells come as FITS, with a
+    repaired header and the survey's own scaling unless --as-served or --linear is given. The code
+    is 1 where something could not be taken out.
     """
     main = _main(_asked(context))
     form: PixelForm = "served" if as_served else "linear" if linear else "asinh"
@@ -137,9 +141,9 @@ def extract(  # one parameter an option
         _list(_skystore(store), skycell or "*", format_, files)
     elif main in _LIGHTCURVES and size is None:
         how = {"calibrated": calibrated, "good": good, "mag": mag, "system": system or "AB"}
-        where = {"objects": object_ or objects_from, "cone": _cone(cone), "top": top}
+        ways = {"objects": object_ or objects_from, "cone": _cone(cone), "top": top, "where": where}
         chosen = {"by": by or "score", "types": type_ or "*"}
-        files.lightcurves(store, format_, {**where, **chosen, **how})
+        files.lightcurves(store, format_, {**ways, **chosen, **how})
     elif main in {"--object", "--cutout"}:
         place, (ra, dec, side) = _where(store, object_, size, cutout)
         kind: Kind = kinds[0] if kinds else "image"
@@ -179,7 +183,7 @@ def migrate(
 
 # -------------------------------------------------------------------- what goes together
 
-_OBJECTS = ("--object", "--objects-from", "--cone", "--top")
+_OBJECTS = ("--object", "--objects-from", "--cone", "--top", "--where")
 _LIGHTCURVES = (*_OBJECTS, "--type", "--format")
 _GOES_WITH = {
     "--type": _LIGHTCURVES,

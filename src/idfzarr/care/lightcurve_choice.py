@@ -52,6 +52,7 @@ def choose_lightcurves(
     cone: Sequence[Any] | None = None,
     top: int | None = None,
     by: str = "score",
+    where: str | None = None,
     types: str | Iterable[str] = "*",
 ) -> LightcurveChoice:
     """Choose lightcurves of a cube.
@@ -68,6 +69,9 @@ def choose_lightcurves(
     top, by
         So many objects with the largest value of a statistic; see
         `idfzarr.analysis.ranking.rank_store`.
+    where
+        A condition on the objects, ``score > 5 and ch1_mag < 20``; see
+        `idfzarr.analysis.query.select` and `idfzarr.analysis.object_columns.ObjectColumns`.
     types
         Names or globs of types.
 
@@ -81,11 +85,12 @@ def choose_lightcurves(
     UnknownName
         No such object, type or statistic.
     UsageError
-        Objects are chosen in two ways, or the list or the cone cannot be read.
+        Objects are chosen in two ways, or the list, the cone or the condition cannot be read.
     NoSkyCoordinates
         A cone is asked of a field without a WCS.
     """
-    asked = [n for n, v in (("objects", objects), ("cone", cone), ("top", top)) if v is not None]
+    ways = {"objects": objects, "cone": cone, "top": top, "where": where}
+    asked = [name for name, value in ways.items() if value is not None]
     if len(asked) > 1:
         msg = f"objects are chosen by {' and by '.join(asked)} at once: leave all but one out"
         raise UsageError(msg)
@@ -94,6 +99,8 @@ def choose_lightcurves(
         chosen, said = _in_cone(cube, cone)
     elif top is not None:
         chosen, said = _ranked(cube, top, by), f"the {top} objects with the largest {by}"
+    elif where is not None:
+        chosen, said = _meeting(cube, where), f"the objects with {where}"
     elif objects is None:
         chosen, said = [int(one) for one in cube.objects], "all objects"
     elif isinstance(objects, str | os.PathLike):
@@ -124,6 +131,13 @@ def _ranked(cube: Cube, top: int, by: str) -> list[int]:
         msg = f"the {top} most variable objects cannot be listed: ask for at least one"
         raise UsageError(msg)
     return rank_store(cube, top=top, by=by).objects
+
+
+def _meeting(cube: Cube, where: str) -> list[int]:
+    from idfzarr.analysis.object_columns import ObjectColumns
+    from idfzarr.analysis.query import select
+
+    return [int(one) for one in cube.objects[select(ObjectColumns(cube), where)]]
 
 
 # -------------------------------------------------------------------- lists

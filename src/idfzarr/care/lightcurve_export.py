@@ -198,6 +198,7 @@ def lightcurve_bytes(
     cone: Sequence[Any] | None = None,
     top: int | None = None,
     by: str = "score",
+    where: str | None = None,
     calibrated: bool = False,
     good: bool = False,
     mag: bool = False,
@@ -211,7 +212,7 @@ def lightcurve_bytes(
         Path or URL, or the cube.
     form
         One of `FORMATS` but ``hats``.
-    types, objects, cone, top, by, calibrated, good, mag, system
+    types, objects, cone, top, by, where, calibrated, good, mag, system
         As of `export_lightcurves`.
 
     Returns
@@ -228,7 +229,9 @@ def lightcurve_bytes(
     if form not in _ENCODERS:
         msg = f"{form!r} is no file that can be made in one piece: one of {', '.join(_ENCODERS)}"
         raise UsageError(msg)
-    choice = choose_lightcurves(cube, objects=objects, cone=cone, top=top, by=by, types=types)
+    choice = choose_lightcurves(
+        cube, objects=objects, cone=cone, top=top, by=by, where=where, types=types
+    )
     how = _row_form(cube, choice.types, calibrated=calibrated, good=good, mag=mag, system=system)
     if not choice.objects:
         return b"", choice.said
@@ -244,6 +247,7 @@ def export_lightcurves(
     cone: Sequence[Any] | None = None,
     top: int | None = None,
     by: str = "score",
+    where: str | None = None,
     types: str | Iterable[str] = "*",
     format: str | None = None,
     calibrated: bool = False,
@@ -262,7 +266,7 @@ def export_lightcurves(
         Path or URL, or the cube.
     path
         The file; with `separate` and for ``hats`` a folder.
-    objects, cone, top, by, types
+    objects, cone, top, by, where, types
         Which lightcurves, as of `idfzarr.care.lightcurve_choice.choose_lightcurves`; all unless
         given.
     format
@@ -310,7 +314,9 @@ def export_lightcurves(
         msg = "hats is one folder for all lightcurves: give its path, not a folder for each of them"
         raise UsageError(msg)
     refuse_inside(target, cube.path)
-    choice = choose_lightcurves(cube, objects=objects, cone=cone, top=top, by=by, types=types)
+    choice = choose_lightcurves(
+        cube, objects=objects, cone=cone, top=top, by=by, where=where, types=types
+    )
     form = _row_form(cube, choice.types, calibrated=calibrated, good=good, mag=mag, system=system)
     if not choice.objects:
         return Exported(name, str(target), choice.said, 0, choice.types, ())

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import panel as pn
 import panel_material_ui as pmui
-from panel.util import edit_readonly
+from panel.util import edit_readonly  # type: ignore[attr-defined]
 from panel_material_ui.template import Page  # type: ignore[attr-defined]
 
 from idfzarr.errors import IdfzarrError, UsageError

@@ -196,7 +196,8 @@ class CatalogueTable(Tabulator):
 
     def _update_index_mapping(self) -> None:
         frame = self._processed
-        self._index_mapping = {} if frame is None else _RowNames(frame.index)
+        names: Any = {} if frame is None else _RowNames(frame.index)
+        self._index_mapping = names
 
     def _get_header_filters(self, _: Any) -> list[Any]:
         return []

@@ -11,12 +11,12 @@ import holoviews as hv
 import numpy as np
 import panel as pn
 
+from idfzarr.analysis.query import select
 from idfzarr.errors import IdfzarrError, UsageError
 from idfzarr.store.cube import Cube
 from idfzarr.viewer import views
 from idfzarr.viewer.curves import prepare
 from idfzarr.viewer.field import Field
-from idfzarr.viewer.query import select
 from idfzarr.viewer.stamps import ps1_stamp, superstack_stamp
 from idfzarr.viewer.state import ViewerState
 

@@ -9,11 +9,11 @@ import numpy as np
 import panel as pn
 import panel_material_ui as pmui
 
+from idfzarr.analysis.query import QueryError, select
 from idfzarr.viewer.catalogue_table import catalogue_table, marked
 from idfzarr.viewer.controls import button, choice, column, row, words
 from idfzarr.viewer.figures import LightcurveFigure
 from idfzarr.viewer.histogram_figure import HistogramFigure
-from idfzarr.viewer.query import QueryError, select
 from idfzarr.viewer.session import CURVE_CHOICES
 from idfzarr.viewer.sky_figure import MANY_POINTS, PointsFigure
 from idfzarr.viewer.stamp_figure import StampFigure

@@ -98,7 +98,7 @@ def sky_map(
     type
         Type whose statistic; the first ranked one unless given.
     shown
-        Objects that are drawn, (object,), as from `idfzarr.viewer.query.select`; all unless given.
+        Objects drawn, (object,), as `idfzarr.analysis.query.select` gives; all unless given.
     selection
         Ids of objects with a ring.
     object_id

@@ -242,7 +242,7 @@ def _send_at_once(server: Server) -> None:
         stream.set_nodelay = _leave  # Tornado sets the default again after every request
         return take(stream, address)
 
-    http.handle_stream = take_at_once  # type: ignore[method-assign]
+    http.handle_stream = take_at_once
 
 
 def _leave(_: bool) -> None:  # noqa: FBT001 - Tornado passes it so

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from idfzarr.viewer.query import LONGEST_QUERY, QueryError, select
+from idfzarr.analysis.query import LONGEST_QUERY, QueryError, select
 
 RNG = np.random.default_rng(3)
 N = 200

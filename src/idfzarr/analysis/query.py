@@ -92,7 +92,7 @@ class QueryError(UsageError):
 
 
 class _Table(Protocol):
-    """Columns by name: a DataFrame, or `idfzarr.viewer.object_table.Columns`."""
+    """Columns by name, as those of a DataFrame."""
 
     def __getitem__(self, name: Any, /) -> Any: ...
 
