@@ -18,7 +18,7 @@ from idfzarr.store.cube import Cube
 from idfzarr.viewer.lists import ObjectLists
 from idfzarr.viewer.notes import Notes
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(900)]
 
 HOSTILE = "<img src=x onerror=window.hacked=1>"
 

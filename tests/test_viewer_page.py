@@ -12,7 +12,7 @@ from viewer_browser import Visit, chromium, serving
 import idfzarr
 from idfzarr.imaging.simulate import simulate
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(900)]
 
 TYPES = "ch1_aper2_*,ch2_aper2_clean"
 HOSTILE = "<img src=x onerror=window.hacked=1>"
