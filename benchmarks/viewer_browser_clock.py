@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -111,6 +112,9 @@ class Page:
     """One page with a stopwatch, in a browser context of its own: nothing is cached for it."""
 
     def __init__(self, browser: Any) -> None:
+        from playwright.sync_api import Error
+
+        self._error = Error
         self._context = browser.new_context(viewport={"width": 1600, "height": 1100})
         self._context.add_init_script(_CLOCK)
         self.page = self._context.new_page()
@@ -134,7 +138,7 @@ class Page:
         return float(spent)
 
     def time(self, kind: str, act: Callable[[], object], *, done: str) -> float:
-        """Return milliseconds from an event until a condition holds and is painted.
+        """Return milliseconds from an event until a condition holds and is painted; inf for never.
 
         Parameters
         ----------
@@ -149,7 +153,12 @@ class Page:
             f"() => {{ {_READ} const was = {_WAS}; window.clock.start('{kind}', () => ({done})) }}"
         )
         act()
-        return float(self.page.evaluate("() => window.timed"))
+        try:
+            return float(self.page.evaluate("() => window.timed"))
+        except self._error as error:
+            if "never came" not in str(error):
+                raise
+            return math.inf
 
     def pixel(self, figure: str, across: float, up: float) -> tuple[float, float]:
         """Return where on the page a place in a figure's frame is, both from 0 to 1."""

@@ -16,7 +16,7 @@ import pytest
 import zarr_bytes as zb
 from fault_bases import shared_bases
 from fault_injector import Target, all_variants
-from healthy_stores import STATES, cubes, healthy_stores
+from healthy_stores import STATES, cubes, healthy_stores, plain_stores
 from hypothesis import HealthCheck, given, settings
 
 from idfzarr.care.cleaning import plan_cleaning
@@ -84,13 +84,14 @@ def test_healthy_stores_raise_no_alarm():
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_two_hundred_healthy_stores_raise_no_alarm():
-    seen = no_false_alarm(150)
+    seen = no_false_alarm(110)
     kept = [state for state in STATES if state != "begun"]  # that one has its own test below
     for state in kept:  # drawn at random, some state may not come at all
         no_false_alarm(6, cubes(state), seen)
     assert {name for name in seen if name.startswith("CubeRecipe")} == {
         f"CubeRecipe{state}" for state in kept
     }
+    no_false_alarm(40, plain_stores(), seen)
     assert seen["PlainRecipe"] > 20
 
 

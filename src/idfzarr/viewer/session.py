@@ -69,11 +69,9 @@ class _Guard:
         self._held = ExitStack()
 
     def __enter__(self) -> None:
-        from panel.io.document import hold
-
         document = self._session.document
         if document is not None and pn.state.curdoc is document:
-            self._held.enter_context(hold(document))
+            self._held.enter_context(_sent_together(document))
 
     def __exit__(
         self,
@@ -311,11 +309,38 @@ class Session:
 @contextmanager
 def set_current(document: Any) -> Iterator[None]:
     """Act for a document outside of Panel's own callbacks."""
-    from panel.io.document import hold
     from panel.io.state import set_curdoc
 
-    with set_curdoc(document), hold(document):
+    with set_curdoc(document), _sent_together(document):
         yield
+
+
+@contextmanager
+def _sent_together(document: Any) -> Iterator[None]:
+    """Send what changes in one message; while the browser still draws the page, keep it until then.
+
+    Panel takes a page that has not said that it is drawn for one that has not been fetched, whose
+    changes need not be sent.
+    """
+    from panel.io.document import hold
+
+    session = getattr(document.session_context, "session", None)
+    if session is None or not session.connection_count or pn.state.loaded:
+        with hold(document):
+            yield
+        return
+    if not document.callbacks.hold_value:
+        document.hold("combine")
+        pn.state.onload(partial(_let_go, document))
+    yield
+
+
+def _let_go(document: Any) -> None:
+    """Send what was kept, in a turn of its own: only there does Bokeh write raw changes."""
+    callbacks = document.callbacks
+    policy, callbacks._hold = callbacks._hold, None  # noqa: SLF001 - else the turn is kept too
+    document.add_next_tick_callback(document.unhold)
+    callbacks._hold = policy  # noqa: SLF001
 
 
 def _sentence(error: BaseException) -> str:
