@@ -95,7 +95,7 @@ class Figure:
 
     @property
     def p95(self) -> float:
-        return float(np.percentile(self.values, 95))
+        return float(np.percentile(self.values, 95, method="higher"))
 
     @property
     def line(self) -> str:
@@ -105,9 +105,11 @@ class Figure:
         if self.goal is not None:
             verdict = "reached" if getattr(self, self.judged) <= self.goal else "MISSED"
             verdict += "" if self.judged == "median" else f" ({self.judged})"
+        digits = 2 if self.unit == "s" else 0
         cells = (
-            self.what, f"{self.median:,.0f} {self.unit}", f"{self.p95:,.0f}",
-            f"{max(self.values):,.0f}", str(len(self.values)), goal, verdict, f"{self.load:.1f}",
+            self.what, f"{self.median:,.{digits}f} {self.unit}", f"{self.p95:,.{digits}f}",
+            f"{max(self.values):,.{digits}f}", str(len(self.values)), goal, verdict,
+            f"{self.load:.1f}",
         )  # fmt: skip
         return "| " + " | ".join(cells) + " |"
 
