@@ -10,6 +10,27 @@ from pathlib import Path
 
 import idfzarr
 
+FORKING = """
+import json, os, signal, sys, time
+
+print("ready", flush=True)
+for line in sys.stdin:
+    asked = json.loads(line)
+    child = os.fork()
+    if child == 0:
+        code = 70
+        try:
+            code = run(asked)
+        finally:
+            os._exit(code)
+    if asked.get("after") is not None:
+        time.sleep(asked["after"])
+        os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    print(json.dumps(os.waitstatus_to_exitcode(status)), flush=True)
+"""
+"""End of a program with a function ``run(asked)``: forks for every line; kills ``after`` a time."""
+
 
 def environment():
     """Return the environment of a child that imports this package and computes in one thread."""

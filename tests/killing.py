@@ -12,11 +12,12 @@ import shutil
 
 import numpy as np
 import zarr
-from child_server import ChildServer
+from child_server import FORKING, ChildServer
 
 from idfzarr.store.cube import Cube
 
-SERVER = '''
+SERVER = (
+    '''
 import json, os, signal, sys, time
 from idfzarr.build.pipeline import build
 from idfzarr.errors import IdfzarrError
@@ -57,23 +58,9 @@ def run(asked):
         with open(asked["log"], "w") as file:
             json.dump({"targets": targets, "said": said}, file)
     return 1 if said else 0
-
-print("ready", flush=True)
-for line in sys.stdin:
-    asked = json.loads(line)
-    child = os.fork()
-    if child == 0:
-        code = 70
-        try:
-            code = run(asked)
-        finally:
-            os._exit(code)
-    if asked.get("after") is not None:
-        time.sleep(asked["after"])
-        os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
-    print(json.dumps(os.waitstatus_to_exitcode(status)), flush=True)
 '''
+    + FORKING
+)
 
 
 class Server(ChildServer):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from child_server import ChildServer
+from child_server import FORKING, ChildServer
 
-SERVER = """
+SERVER = (
+    """
 import json, os, signal, sys, time
 import aiohttp
 from idfzarr.care.extract import extract_many
@@ -47,23 +48,9 @@ def run(asked):
     partial.BLOCK = asked["block"]
     retry = RetryRules(attempts=4, first_wait=0.01, seconds=60)
     return 0 if fetch_skycells(**how, retry=retry).ok else 1
-
-print("ready", flush=True)
-for line in sys.stdin:
-    asked = json.loads(line)
-    child = os.fork()
-    if child == 0:
-        code = 70
-        try:
-            code = run(asked)
-        finally:
-            os._exit(code)
-    if asked.get("after") is not None:
-        time.sleep(asked["after"])
-        os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
-    print(json.dumps(os.waitstatus_to_exitcode(status)), flush=True)
 """
+    + FORKING
+)
 
 
 _OF_THE_SERVER = {"moment", "log", "block"}

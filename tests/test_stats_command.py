@@ -9,7 +9,7 @@ import shutil
 import numpy as np
 import pytest
 import zarr
-from child_server import ChildServer
+from child_server import FORKING, ChildServer
 from killing import bits, copy_store
 
 from idfzarr.analysis.period_search import find_period
@@ -236,7 +236,8 @@ def test_columns_of_others_stay(store):
 
 # ---------------------------------------------------------------- killed
 
-SERVER = """
+SERVER = (
+    """
 import json, os, signal, sys, time
 from idfzarr.build.refresh import update_variability
 from idfzarr.store import exchange
@@ -260,20 +261,9 @@ def run(asked):
     with open(asked["log"], "w") as file:
         json.dump(targets, file)
     return 0
-
-print("ready", flush=True)
-for line in sys.stdin:
-    asked = json.loads(line)
-    child = os.fork()
-    if child == 0:
-        code = 70
-        try:
-            code = run(asked)
-        finally:
-            os._exit(code)
-    _, status = os.waitpid(child, 0)
-    print(json.dumps(os.waitstatus_to_exitcode(status)), flush=True)
 """
+    + FORKING
+)
 
 
 @pytest.fixture

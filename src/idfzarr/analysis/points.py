@@ -9,12 +9,14 @@ cache.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, wraps
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     Floats: TypeAlias = NDArray[np.floating[Any]]
@@ -22,7 +24,16 @@ if TYPE_CHECKING:
     Mask: TypeAlias = NDArray[np.bool_]
     Integers: TypeAlias = NDArray[np.integer[Any]]
 
-__all__ = ["Points", "Ragged", "divide", "median_distance", "pack", "ranked_quantile", "usable"]
+__all__ = [
+    "Points",
+    "Ragged",
+    "divide",
+    "kept",
+    "median_distance",
+    "pack",
+    "ranked_quantile",
+    "usable",
+]
 
 _MAD_TO_SIGMA = 1.482602218505602
 
@@ -150,6 +161,11 @@ class Points:
     width: int
 
     @cached_property
+    def found(self) -> dict[str, Double]:
+        """Statistics that are `kept`, by name."""
+        return {}
+
+    @cached_property
     def n(self) -> Integers:
         """Points of each lightcurve."""
         return self.ragged.n
@@ -250,6 +266,19 @@ class Points:
     def variance(self) -> Double:
         """Variance of each lightcurve with ddof=1, NaN for one point."""
         return divide(self.ragged.total(self.squared), self.n - 1)
+
+
+def kept(statistic: Callable[[Points], Double]) -> Callable[[Points], Double]:
+    """Compute a statistic once for the same points: others are made from it."""
+
+    @wraps(statistic)
+    def once(points: Points) -> Double:
+        found = points.found
+        if statistic.__name__ not in found:
+            found[statistic.__name__] = statistic(points)
+        return found[statistic.__name__]
+
+    return once
 
 
 def pack(flux: Floats, flux_err: Floats, known: Mask) -> Points | None:

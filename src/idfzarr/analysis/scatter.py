@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from scipy.special import gammaincc, gammaln
 
-from idfzarr.analysis.points import divide
+from idfzarr.analysis.points import divide, kept
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -108,6 +108,7 @@ def max_pull(points: Points) -> Double:
     return np.where(high >= -low, high, low)
 
 
+@kept
 def stetson_k(points: Points) -> Double:
     """Return Stetson's K, in which sqrt(n / (n - 1)) of both sides cancels.
 

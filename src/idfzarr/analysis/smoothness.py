@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from idfzarr.analysis.points import divide
+from idfzarr.analysis.points import divide, kept
 from idfzarr.analysis.scatter import several, stetson_k
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ GAUSSIAN_K = 0.798
 _MAGNITUDES = 2.5 / np.log(10)
 
 
+@kept
 def squared_step(points: Points) -> Double:
     """Return the mean squared difference of successive points.
 
@@ -64,6 +65,7 @@ def inverse_eta(points: Points) -> Double:
     return divide(points.variance, squared_step(points))
 
 
+@kept
 def stetson_j(points: Points) -> Double:
     """Return Stetson's J of one channel, over pairs of successive points.
 

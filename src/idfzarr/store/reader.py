@@ -22,7 +22,6 @@ import os
 import struct
 import threading
 import time
-import weakref
 import zlib
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
@@ -43,6 +42,7 @@ from idfzarr.store.chunks import (
     scratch,
     unpack_blosc,
 )
+from idfzarr.store.forking import renew_lock_after_fork
 from idfzarr.store.shard import ABSENT, decode_chunk, index_bytes, parse_index
 from idfzarr.store.sharing import default_threads, shared
 
@@ -113,17 +113,6 @@ class _OpenShard:
         os.close(self.handle)
 
 
-_READERS: weakref.WeakSet[ShardReader] = weakref.WeakSet()
-
-
-def _renew_locks() -> None:
-    for reader in _READERS:
-        reader._lock = threading.Lock()  # noqa: SLF001 - a thread of the parent may have held it
-
-
-os.register_at_fork(after_in_child=_renew_locks)
-
-
 class ShardReader:
     """Reads the chunks of the cube from shards on a local disk.
 
@@ -181,7 +170,7 @@ class ShardReader:
         self._pitch = (self._plain_length if self._is_plain else layout.chunk_bytes) // 4
         self._threads = default_threads() if decode_threads is None else max(1, decode_threads)
         self._most_together = max(1, min(_TOGETHER, MOST_BYTES // layout.chunk_bytes))
-        _READERS.add(self)
+        renew_lock_after_fork(self)
 
     def read(
         self,

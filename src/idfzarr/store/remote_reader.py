@@ -11,10 +11,8 @@ How replaced shards are noticed
 
 from __future__ import annotations
 
-import os
 import threading
 import time
-import weakref
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
@@ -22,6 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 import numpy as np
 
 from idfzarr.errors import ChunkCorrupt, ShardCorrupt
+from idfzarr.store.forking import renew_lock_after_fork
 from idfzarr.store.shard import ABSENT, decode_chunk, index_bytes, parse_index
 
 if TYPE_CHECKING:
@@ -93,17 +92,6 @@ class _Chunk(NamedTuple):
     length: int
 
 
-_READERS: weakref.WeakSet[RemoteShardReader] = weakref.WeakSet()
-
-
-def _renew_locks() -> None:
-    for reader in _READERS:
-        reader._lock = threading.Lock()  # noqa: SLF001 - a thread of the parent may have held it
-
-
-os.register_at_fork(after_in_child=_renew_locks)
-
-
 class RemoteShardReader:
     """Reads the chunks of the cube from shards that are read in ranges.
 
@@ -139,7 +127,7 @@ class RemoteShardReader:
         self._lock = threading.Lock()
         self._shards: dict[int, _Shard] = {}
         self._absent: dict[int, float] = {}
-        _READERS.add(self)
+        renew_lock_after_fork(self)
 
     def read(self, row: int, column: int) -> NDArray[np.float32]:
         """Return one lightcurve, (value, aor); all NaN where there is no chunk."""
