@@ -11,14 +11,17 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from astropy.io import votable
+from astropy.table import Table
 from viewer_browser import Visit, chromium, serving
 from viewer_field import TYPES, make_field
 
+from idfzarr.flags import flag_bit
 from idfzarr.store.cube import Cube
 from idfzarr.viewer.lists import ObjectLists
 from idfzarr.viewer.notes import Notes
 
-pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.browser, pytest.mark.timeout(300)]
 
 HOSTILE = "<img src=x onerror=window.hacked=1>"
 
@@ -104,7 +107,7 @@ def test_notes_tags_and_lists_are_kept_beside_the_store_and_others_see_them(
     visit.page.get_by_text("is deleted").wait_for()
     assert lists.all() == ()
 
-    other = Visit(browser).open(served.address(page="judge", object=5))
+    other = Visit(browser, alone=True).open(served.address(page="judge", object=5))
     other.page.get_by_role("gridcell", name="my tag").click()
     other.shows_object(11)
     other.page.wait_for_function(AREA, arg=text)
@@ -180,3 +183,78 @@ def look_at_health(visit, store):
         assert b"stray.txt" in content
     finally:
         stray.unlink()
+
+
+def table_of(form, content):
+    """Read a table back as other programs do."""
+    file = io.BytesIO(content)
+    if form == "VOTable":
+        return votable.parse_single_table(file).to_table()
+    return Table.read(file, format={"CSV": "ascii.csv", "FITS": "fits"}[form])
+
+
+def column_of(table, name):
+    return np.ma.filled(np.ma.asarray(table[name], dtype=np.float64), np.nan).astype(np.float32)
+
+
+@pytest.mark.parametrize("form", ["CSV", "FITS", "VOTable"])
+def test_tables_in_every_form_equal_the_cube(visit, served, store, form):
+    cube = Cube(store)
+    asked = {"object": 11, "types": TYPES[0], "selection": "11,5"}
+    visit.open(served.address(page="judge", **asked))
+    name, content = saved(visit, f"Save the measurements of this view as {form}")
+    assert name.endswith({"CSV": ".csv", "FITS": ".fits", "VOTable": ".vot"}[form])
+    table, want = table_of(form, content), cube.lightcurve(11, TYPES[0]).calibrated()
+    assert len(table) == len(want.flux)
+    for column in ("flux", "flux_err"):
+        np.testing.assert_array_equal(column_of(table, column), getattr(want, column))
+    np.testing.assert_array_equal(np.asarray(table["aor"], dtype=np.int64), cube.aors)
+
+    visit.flip("Only points that are kept")
+    _, content = saved(visit, f"Save the measurements of this view as {form}")
+    kept = table_of(form, content)
+    np.testing.assert_array_equal(column_of(kept, "flux"), want.good().flux)
+    assert len(kept) < len(table)
+
+    _, content = saved(visit, f"Save the selected objects' table as {form}")
+    chosen = table_of(form, content)
+    assert [int(one) for one in chosen["object"]] == [11, 5]
+    rows = [cube.row(11), cube.row(5)]
+    np.testing.assert_array_equal(np.asarray(chosen["ra"]), cube.coordinate("ra")[rows])
+
+    _, content = saved(visit, f"Save whole lightcurves of the selection as {form}")
+    whole = table_of(form, content)
+    ids = np.asarray(whole["object"], dtype=np.int64)
+    for one in (11, 5):
+        want = cube.lightcurve(one, TYPES[0]).calibrated()
+        np.testing.assert_array_equal(column_of(whole[ids == one], "flux"), want.flux)
+    assert set(ids.tolist()) == {11, 5}
+
+
+def test_every_picture_is_saved(visit, served):
+    visit.open(served.address(page="judge", object=11, types=TYPES[0], period=7.3))
+    for what in ("lightcurve", "folded lightcurve", "periodogram"):
+        sizes = {}
+        for form, head in (("PNG", b"\x89PNG"), ("SVG", b"<?xml")):
+            name, content = saved(visit, f"Save the {what} as {form}")
+            assert content.startswith(head)
+            assert name.endswith(form.lower())
+            sizes[form] = len(content)
+        assert min(sizes.values()) > 5_000
+
+
+def test_flagged_points_are_set_apart_by_the_flags_that_are_chosen(visit, served, store):
+    visit.open(served.address(page="look", object=11, types=TYPES[0], time_axis="mjd"))
+    visit.wait_figure("lightcurve")
+    curve = Cube(store).lightcurve(11, TYPES[0]).calibrated()
+    good = curve.good().flux
+    flagged = curve.flux[(curve.flag & flag_bit("saturated")) != 0]
+    assert len(flagged) > 3
+    visit.wait_data("lightcurve", "flux", good)
+    visit.wait_data("lightcurve", "flux", flagged)
+    visit.flip("Flagged")
+    visit.wait_choice("show_flagged", "0")
+    visit.wait_data("lightcurve", "flux", [])
+    visit.wait_data("lightcurve", "flux", good)
+    visit.choose("Flags that set apart", "saturated", more=True)
+    visit.wait_data("lightcurve", "flux", [*good, *flagged])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import io
 import json
 import os
@@ -12,11 +13,17 @@ import threading
 from pathlib import Path
 
 import pytest
+from viewer_field import OBJECTS, make_field
 
 from idfzarr.errors import UnknownName, UsageError
 from idfzarr.store.lines import checked_line, sealed_line
+from idfzarr.viewer.field import Field
+from idfzarr.viewer.list_card import ListCard
 from idfzarr.viewer.lists import LONGEST_NAME, ObjectLists
+from idfzarr.viewer.note_card import NoteCard
 from idfzarr.viewer.notes import LONGEST_NOTE, LONGEST_TAG, MOST_TAGS, Notes, notes_csv
+from idfzarr.viewer.saving import Saver
+from idfzarr.viewer.session import Session
 
 UUID = "0f0e0d0c-1111-2222-3333-444455556666"
 HOSTILE = [
@@ -298,3 +305,92 @@ def test_a_list_that_cannot_be_kept_is_refused(store, name, ids, said):
     with pytest.raises(UsageError, match=said):
         lists.save(name, ids)
     assert lists.all() == ()
+
+
+# ------------------------------------------------------------------ on the pages of others
+
+
+# Panel's Tabulator resets an index in place, which pandas is to take away.
+of_panel = pytest.mark.filterwarnings("ignore:The inplace keyword in DataFrame.reset_index")
+
+
+class Page:
+    """The cards of one session that shows the page of notes."""
+
+    def __init__(self, field, *, page="judge"):
+        self.session = Session(field)
+        self.session.state.param.update(page=page, object=OBJECTS[0])
+        self.notes = NoteCard(self.session, Saver())
+        self.lists = ListCard(self.session)
+
+    @property
+    def rows(self):
+        return [tuple(row) for row in self.notes._table.value[["object", "note"]].to_numpy()]
+
+    @property
+    def offered(self):
+        return list(self.lists._chosen.options)
+
+
+@pytest.fixture
+def field(tmp_path):
+    make_field(tmp_path / "made.zarr")
+    return Field(tmp_path / "made.zarr")
+
+
+@of_panel
+def test_what_one_session_writes_is_on_the_page_of_another(field):
+    ann, bob = Page(field), Page(field)
+    ann.notes._text.value = "first"
+    ann.notes._new_tag.value = "odd"
+    assert bob.rows == [(str(OBJECTS[0]), "first")]
+    assert (bob.notes._text.value, bob.notes._tags.value) == ("first", ["odd"])
+    ann.session.state.selection = OBJECTS[:2]
+    ann.lists._name.value = "good ones"
+    ann.lists._save(replace=False)
+    assert bob.offered == ["good ones (2)"]
+    bob.notes._text.value = "second"
+    assert ann.rows == [(str(OBJECTS[0]), "second")]
+    assert not ann.session.notice.visible or "somebody" not in ann.session.notice.object
+
+
+@of_panel
+def test_a_note_that_is_being_typed_stays_and_its_writer_is_told(field):
+    ann, bob = Page(field), Page(field)
+    bob.notes._text.value_input = "half a sen"
+    ann.notes._text.value = "mine"
+    assert bob.notes._text.value_input == "half a sen"
+    assert bob.rows == [(str(OBJECTS[0]), "mine")]
+    assert "changed by somebody else while you type" in bob.session.notice.object
+    bob.notes._text.value = "half a sentence"
+    assert "yours was not written" in bob.session.notice.object
+    assert Notes(field.path, field.cube.uuid).of(OBJECTS[0]).text == "mine"
+
+
+@of_panel
+def test_another_program_is_heard_of_when_the_page_is_turned_to(field, monkeypatch):
+    page = Page(field)
+    page.session.state.page = "look"
+    Notes(field.path, field.cube.uuid).write(OBJECTS[1], text="from afar")
+    ObjectLists(field.path, field.cube.uuid).save("far", OBJECTS)
+    assert (page.rows, page.offered) == ([], ["no list yet"])
+    page.session.state.page = "judge"
+    assert page.rows == [(str(OBJECTS[1]), "from afar")]
+    assert page.offered == ["far (3)"]
+    monkeypatch.setattr(Notes, "all", lambda _: pytest.fail("read though nothing was written"))
+    page.session.state.page = "find"
+    page.session.state.page = "judge"
+
+
+@of_panel
+def test_pages_that_are_not_shown_or_gone_cost_nothing(field, monkeypatch):
+    shown, elsewhere = Page(field), Page(field)
+    elsewhere.session.state.page = "see"
+    monkeypatch.setattr(elsewhere.notes, "_list", lambda: pytest.fail("drawn though not shown"))
+    shown.notes._text.value = "x"
+    journal = shown.notes._notes
+    del shown, elsewhere
+    monkeypatch.undo()
+    gc.collect()
+    journal.write(OBJECTS[0], text="y")
+    assert journal._listeners == []

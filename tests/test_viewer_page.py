@@ -8,13 +8,12 @@ import shutil
 import numpy as np
 import pytest
 from viewer_browser import Visit, chromium, serving
+from viewer_simulated import simulated_field
 
 import idfzarr
-from idfzarr.imaging.simulate import simulate
 
-pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.browser, pytest.mark.timeout(300)]
 
-TYPES = "ch1_aper2_*,ch2_aper2_clean"
 HOSTILE = "<img src=x onerror=window.hacked=1>"
 
 
@@ -26,17 +25,7 @@ def browser():
 
 @pytest.fixture(scope="module")
 def field(tmp_path_factory):
-    """Build a small field with lightcurves long enough to look for periods."""
-    folder = tmp_path_factory.mktemp("viewer")
-    simulate(folder / "images", aors=16, objects=24, size=96, seed=4)
-    idfzarr.build(
-        folder / "images",
-        folder / "field.zarr",
-        types=TYPES,
-        scheduler="synchronous",
-        shard_objects=4,
-    )
-    return folder / "field.zarr"
+    return simulated_field(tmp_path_factory.getbasetemp())
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +160,7 @@ def test_a_shared_address_shows_the_same_in_another_browser(visit, browser, serv
     visit.page.keyboard.press("j")
     visit.wait_url(rf"object=(?!{chosen}\b)\d+")
     url = visit.page.url
-    other = Visit(browser)
+    other = Visit(browser, alone=True)
     other.open(url)
     other.wait_figure("lightcurve")
     other.shows_object(int(re.search(r"object=(\d+)", url)[1]))
@@ -196,81 +185,6 @@ def test_a_wrong_address_is_said_and_the_rest_is_shown(visit, served, asked, sen
     assert sentence in visit.page.get_by_role("alert").inner_text()
     assert visit.page.evaluate("() => window.hacked") is None
     assert "statistic=n" in visit.page.url
-
-
-@pytest.mark.parametrize("width", [1280, 1920])
-@pytest.mark.parametrize("part", ["find", "look", "see"])
-def test_controls_are_named_explained_and_apart_and_nothing_scrolls_sideways(
-    browser, served, part, width
-):
-    seen = Visit(browser, width=width, height=1000).open(served.address(page=part))
-    seen.page.wait_for_timeout(300)
-    wide = seen.page.evaluate("() => document.documentElement.scrollWidth")
-    assert wide <= width
-    found = seen.page.evaluate(CONTROLS)
-    assert len(found) > 8
-    assert [one for one in found if not one["name"]] == []
-    assert [one["name"] for one in found if not one["tip"]] == []
-    clashes = [
-        (one["name"], other["name"])
-        for at, one in enumerate(found)
-        for other in found[at + 1 :]
-        if overlap(one["box"], other["box"])
-    ]
-    assert clashes == []
-    for name, labels in seen.labels().items():
-        for label in labels:
-            assert re.search(r"\[.+\]$", label), (name, label)
-    seen.close()
-
-
-# The controls that are seen: what people press, type into or slide, with their boxes.
-CONTROLS = """
-() => {
-  const found = []
-  const name = (el, root) => {
-    const by = el.getAttribute("aria-labelledby")
-    const label = el.getAttribute("aria-label")
-    const of = by ? by.split(" ").map((id) => root.getElementById?.(id)?.textContent).join(" ") : ""
-    return (label || of || el.closest("label")?.textContent || el.labels?.[0]?.textContent
-      || el.textContent || el.title || "").trim()
-  }
-  const tipped = (el) => {
-    for (let up = el, n = 0; up != null && n < 7; up = up.parentElement, n++) {
-      if (up.querySelector("svg[aria-label], svg + span[aria-label]") != null) return true
-    }
-    return false
-  }
-  const visit = (root) => {
-    for (const el of root.querySelectorAll("*")) {
-      if (el.shadowRoot) visit(el.shadowRoot)
-      if (!el.matches("button, input, [role=combobox], [role=slider], textarea, select")) continue
-      if (el.closest(".bk-toolbar, .tabulator, [role=tablist], header, [role=dialog]")) continue
-      if (el.getAttribute("aria-hidden") === "true") continue
-      const box = el.getBoundingClientRect()
-      if (box.width < 2 || box.height < 2) continue
-      found.push({
-        name: name(el, root), kind: el.tagName,
-        tip: tipped(el) || el.hasAttribute("aria-label") || el.hasAttribute("title")
-          || el.closest("[role=group], .MuiChip-root") != null,
-        box: [box.left, box.top, box.right, box.bottom],
-      })
-    }
-  }
-  visit(document)
-  return found
-}
-"""
-
-
-def overlap(one, other):
-    """Say whether two boxes share area; what lies within another is part of it."""
-    width = min(one[2], other[2]) - max(one[0], other[0])
-    height = min(one[3], other[3]) - max(one[1], other[1])
-    if width <= 1 or height <= 1:
-        return False
-    smaller = min((b[2] - b[0]) * (b[3] - b[1]) for b in (one, other))
-    return width * height < 0.98 * smaller
 
 
 def test_a_store_that_vanishes_is_said_and_the_page_stays(browser, field, tmp_path):

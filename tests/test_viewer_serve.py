@@ -49,11 +49,11 @@ def token_of(page):
     return re.search(r'"token":\s*"([^"]+)"', page)[1]
 
 
-def upgrade(served, *, token, origin):
+def upgrade(served, *, token, origin, path="/ws"):
     """Ask for the page's socket from a page of this origin; return status and first opcode."""
     where = urlsplit(served.url)
     lines = (
-        "GET /ws HTTP/1.1",
+        f"GET {path} HTTP/1.1",
         f"Host: {where.netloc}",
         "Connection: Upgrade",
         "Upgrade: websocket",

@@ -11,7 +11,7 @@ import sys
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
-from urllib.parse import urlencode
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import pytest
 
@@ -112,13 +112,21 @@ def chromium() -> Iterator[object]:
 
 
 class Visit:
-    """One page of one browser, and all it asked for."""
+    """One page of one browser, and all it asked for.
 
-    def __init__(self, browser: object, *, width: int = 1280, height: int = 900) -> None:
-        self.context = browser.new_context(
-            viewport={"width": width, "height": height}, accept_downloads=True
-        )
+    Visits share the browser's cache, so that its scripts are fetched and compiled once; one that
+    stands for another person's browser is `alone`.
+    """
+
+    def __init__(
+        self, browser: object, *, width: int = 1280, height: int = 900, alone: bool = False
+    ) -> None:
+        if alone or not browser.contexts:
+            self.context = browser.new_context(accept_downloads=True)
+        else:
+            self.context = browser.contexts[0]
         self.page = self.context.new_page()
+        self.page.set_viewport_size({"width": width, "height": height})
         self.page.set_default_timeout(PATIENCE)
         self.foreign: list[str] = []
         self.errors: list[str] = []
@@ -209,11 +217,149 @@ class Visit:
 
     def turn_to(self, part: str) -> None:
         self.page.get_by_role("tab", name=part).click()
-        self.wait_url(f"page={part.lower()}" if part != "Find" else ".*")
+        self.wait_choice("page", None if part == "Find" else part.lower())
+
+    # ---------------------------------------------------------------- what people do
+
+    def named(self, role: str, start: str) -> object:
+        """Return the control whose accessible name begins so."""
+        return self.page.get_by_role(role, name=re.compile(f"^{re.escape(start)}")).first
+
+    def press(self, start: str) -> None:
+        self.named("button", start).click()
+
+    def flip(self, start: str) -> None:
+        self.named("switch", start).click()
+
+    def write(self, start: str, text: str) -> None:
+        box = self.named("textbox", start)
+        box.fill(text)
+        box.press("Enter")
+
+    def choose(self, menu: str, option: str, *, more: bool = False) -> None:
+        """Open a menu and take one of what it offers; one of `more` stays open and is closed."""
+        self.named("combobox", menu).click()
+        self.page.get_by_role("listbox").get_by_text(option, exact=True).click()
+        if more:
+            self.page.mouse.click(3, 3)  # beside it
+        self.page.get_by_role("listbox").wait_for(state="detached")
+
+    def slide(self, start: str, key: str, times: int = 1) -> None:
+        slider = self.named("slider", start)
+        slider.focus()
+        for _ in range(times):
+            slider.press(key)
+
+    # ---------------------------------------------------------------- what comes of it
+
+    def choices(self) -> dict[str, str]:
+        """Return the choices that the address holds."""
+        return dict(parse_qsl(urlsplit(self.page.url).query, keep_blank_values=True))
+
+    def wait_choice(self, name: str, value: object) -> None:
+        """Wait until a choice stands in the address; None where it must not."""
+        self.page.wait_for_function(
+            "([name, value]) => new URLSearchParams(location.search).get(name) === value",
+            arg=[name, None if value is None else str(value)],
+        )
+
+    def wait_data(self, figure: str, column: str, expected: object) -> None:
+        """Wait until a figure has a source whose column is this, sorted, to a millionth."""
+        wanted = sorted(float(one) for one in expected)
+        self.page.wait_for_function(
+            f"""([name, column, wanted]) => {FIGURES}.get(name)?.model.renderers.some((r) => {{
+            const held = r.data_source.data[column]
+            if (held == null || held.length !== wanted.length) return false
+            const sorted = Array.from(held, Number).filter((v) => !isNaN(v)).sort((a, b) => a - b)
+            return sorted.length === wanted.length && sorted.every((v, at) =>
+              Math.abs(v - wanted[at]) <= 1e-6 * Math.max(1e-3, Math.abs(wanted[at])))
+            }}) === true""",
+            arg=[figure, column, wanted],
+        )
+
+    def wait_paths(self, figure: str, expected: object, column: str = "ys") -> None:
+        """Wait until a figure has lines that are these, in order, to a millionth."""
+        wanted = [[float(one) for one in line] for line in expected]
+        self.page.wait_for_function(
+            f"""([name, column, wanted]) => {FIGURES}.get(name)?.model.renderers.some((r) => {{
+            const held = r.data_source.data[column]
+            return held != null && held.length === wanted.length && wanted.every((line, k) =>
+              held[k].length === line.length && line.every((v, at) =>
+                Math.abs(held[k][at] - v) <= 1e-6 * Math.max(1e-3, Math.abs(v))))
+            }}) === true""",
+            arg=[figure, column, wanted],
+        )
+
+    def wait_picture(self, figure: str, rgba: object) -> None:
+        """Wait until a figure shows these pixels, and no other."""
+        wanted = rgba.reshape(-1, 4).copy().view("<u4").ravel().tolist()
+        self.page.wait_for_function(
+            f"""([name, wanted]) => {FIGURES}.get(name)?.model.renderers.some((r) => {{
+            const held = r.data_source.data.image
+            if (held == null || held.length !== 1) return false
+            const pixels = Array.from(held[0]).flat()
+            return pixels.length === wanted.length && pixels.every((v, at) => v === wanted[at])
+            }}) === true""",
+            arg=[figure, wanted],
+        )
 
     def close(self) -> None:
         """Close the page, and fail where it asked for anything foreign or an error was logged."""
-        self.context.close()
+        if self.context is self.page.context.browser.contexts[0]:
+            self.page.close()
+        else:
+            self.context.close()
         assert self.foreign == [], self.foreign
         errors = [one for one in self.errors if not one.endswith(EARLY)]
         assert errors == [], errors
+
+
+def overlap(one: list[float], other: list[float]) -> bool:
+    """Say whether two boxes share area; what lies within another is part of it."""
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    if width <= 1 or height <= 1:
+        return False
+    smaller = min((b[2] - b[0]) * (b[3] - b[1]) for b in (one, other))
+    return width * height < 0.98 * smaller
+
+
+# The controls that are seen: what people press, type into or slide, with their boxes. Each stands
+# in a shadow root of its own, with its label and the sign beside it that shows its tooltip; what
+# has no such sign has the tooltip on itself, which is then not what can be read on it anyway.
+CONTROLS = """
+() => {
+  const found = []
+  const text = (el) => (el?.textContent ?? "").trim()
+  const all = (ids, root) => (ids ?? "").split(" ").map((id) => text(root.getElementById?.(id)))
+    .join(" ").trim()
+  const name = (el, root) => el.getAttribute("aria-label")
+    || all(el.getAttribute("aria-labelledby"), root) || text(el.labels?.[0]) || text(el.closest("label")) || text(el) || el.title
+  const own = (el, root) => {
+    const label = el.matches("input[type=range]") ? "" : el.getAttribute("aria-label") ?? ""
+    return el.title || all(el.getAttribute("aria-describedby"), root)
+      || (label !== text(el) ? label : "")
+  }
+  const sign = (root) => {
+    if (!(root instanceof ShadowRoot) || root.querySelector(".bk-panel-models-esm-ReactComponent"))
+      return ""
+    return root.querySelector("svg + span[aria-label]")?.getAttribute("aria-label") ?? ""
+  }
+  const visit = (root) => {
+    for (const el of root.querySelectorAll("*")) {
+      if (el.shadowRoot) visit(el.shadowRoot)
+      if (!el.matches("button, input, [role=combobox], [role=slider], textarea, select")) continue
+      if (el.closest(".bk-toolbar, .tabulator, [role=tablist], header, [role=dialog]")) continue
+      if (el.getAttribute("aria-hidden") === "true") continue
+      const box = el.getBoundingClientRect()
+      if (box.width < 2 || box.height < 2) continue
+      found.push({
+        name: name(el, root).trim(), kind: el.tagName, tip: own(el, root) || sign(root),
+        box: [box.left, box.top, box.right, box.bottom],
+      })
+    }
+  }
+  visit(document)
+  return found
+}
+"""

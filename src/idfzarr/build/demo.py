@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.spatial import cKDTree
 
 from idfzarr.analysis.ranking import rank_store
 from idfzarr.build.pipeline import build
 from idfzarr.errors import StoreExists, StoreMissing
 from idfzarr.imaging.simulate import read_simulation, simulate
-from idfzarr.imaging.simulated_truth import Truth, read_truth
+from idfzarr.imaging.simulated_truth import Truth, matched_rows, read_truth
 from idfzarr.progress import Progress, silent
 from idfzarr.store.cube import Cube
 
@@ -33,7 +32,6 @@ LEAST_RECOVERED = 0.8
 _LISTED = 1.25
 """Objects looked at, over the variables injected: so many false alarms are allowed at most."""
 
-_MATCH_PIXELS = 1.5
 _DRAWN = 6
 _METHOD = "aper2_clean"
 
@@ -145,10 +143,7 @@ def _first_lines(text: str, count: int) -> str:
 
 def match_truth(truth: Truth, cube: Cube) -> NDArray[np.intp]:
     """Return the row of the cube that each true object is, -1 for those that were not detected."""
-    tree = cKDTree(np.stack([cube.coordinate("x"), cube.coordinate("y")], axis=1))
-    places = np.stack([truth.table["x"], truth.table["y"]], axis=1)
-    distance, row = tree.query(places, distance_upper_bound=_MATCH_PIXELS)
-    return np.where(np.isfinite(distance), row, -1).astype(np.intp)
+    return matched_rows(truth, cube.coordinate("x"), cube.coordinate("y"))
 
 
 def recover(truth: Truth, cube: Cube, ranking: Ranking) -> Recovery:

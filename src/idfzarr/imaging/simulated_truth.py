@@ -50,6 +50,7 @@ __all__ = [
     "energy_in_circle",
     "energy_in_ellipse",
     "energy_in_pixels",
+    "matched_rows",
     "mean_transform",
     "pack_arrays",
     "pack_hits",
@@ -57,6 +58,7 @@ __all__ = [
     "truth_table",
 ]
 
+_MATCH_PIXELS = 1.5
 TRUTH_FILES = ("truth_lightcurves.npz", "truth_hits.npz", "truth_psf.npz", "truth.ecsv")
 """The files of the truth; the last one is written when all else is there."""
 
@@ -452,6 +454,22 @@ def pack_arrays(arrays: Mapping[str, NDArray[np.generic]]) -> bytes:
             # A ZipInfo without a date stands at 1980, not at the present time.
             archive.writestr(zipfile.ZipInfo(f"{name}.npy"), member.getvalue())
     return buffer.getvalue()
+
+
+def matched_rows(truth: Truth, x: ArrayLike, y: ArrayLike) -> NDArray[np.intp]:
+    """Return which of the detected places each true object is, -1 where it was not detected.
+
+    Parameters
+    ----------
+    truth
+        The truth.
+    x, y
+        Places, superstack pixels, (n,).
+    """
+    tree = cKDTree(np.stack([np.asarray(x), np.asarray(y)], axis=1))
+    places = np.stack([truth.table["x"], truth.table["y"]], axis=1)
+    distance, row = tree.query(places, distance_upper_bound=_MATCH_PIXELS)
+    return np.where(np.isfinite(distance), row, -1).astype(np.intp)
 
 
 def read_truth(folder: str | Path) -> Truth:

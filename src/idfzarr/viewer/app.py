@@ -6,30 +6,28 @@ where Panel's own options decide about addresses and logins.
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from html import escape
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import panel as pn
 import panel_material_ui as pmui
+from panel.io.resources import parse_template
 from panel.util import edit_readonly  # type: ignore[attr-defined]
 from panel_material_ui.template import Page  # type: ignore[attr-defined]
 
 from idfzarr.errors import IdfzarrError, UsageError
-from idfzarr.viewer.find_panel import FindPanel
-from idfzarr.viewer.health_panel import HealthPanel
-from idfzarr.viewer.judge_panel import JudgePanel
 from idfzarr.viewer.keys import KEYS, Keys
 from idfzarr.viewer.link import follow, restored_state
-from idfzarr.viewer.look_panel import LookPanel
 from idfzarr.viewer.object_bar import ObjectBar
-from idfzarr.viewer.see_panel import SeePanel
 from idfzarr.viewer.serve import shared_field
-from idfzarr.viewer.session import Session
+from idfzarr.viewer.session import Session, set_current
 from idfzarr.viewer.state import PAGES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from idfzarr.viewer.field import Field
 
@@ -46,13 +44,28 @@ _THEME: dict[str, Any] = {
         "MuiToolbar": {"styleOverrides": {"root": {"minHeight": "44px !important"}}},
     },
 }
-_MAKERS: dict[str, Callable[[Session], Any]] = {
-    "find": FindPanel,
-    "look": LookPanel,
-    "see": SeePanel,
-    "judge": JudgePanel,
-    "health": HealthPanel,
-}
+
+# The components' program, the largest of the page's files, would be asked for only when the first
+# component is drawn, after all else is there. es-module-shims keeps what it has.
+_TEMPLATE = parse_template(
+    """{% extends "base.html" %}
+{% block postamble %}{{ super() }}{% if program %}
+<script>window.importShim?.({{ program | tojson }}).catch(() => {})</script>{% endif %}
+{% endblock %}"""
+)
+
+
+def _program() -> str:
+    """Return where the components' program is, relative to the page; empty where unknown."""
+    told = str(Page._render_esm(server=True))  # noqa: SLF001 - the models get theirs from it
+    return told if told.split("?", maxsplit=1)[0].endswith(".bundle.js") else ""
+
+
+def _maker(name: str) -> Callable[[Session], Any]:
+    """Return what makes a part of the page; its modules are imported when it is first shown."""
+    module = import_module(f"idfzarr.viewer.{name}_panel")
+    made: Callable[[Session], Any] = getattr(module, f"{name.capitalize()}Panel")
+    return made
 
 
 class Viewer:
@@ -80,20 +93,22 @@ class Viewer:
         self._help = self._key_help()
         # Beside the tabs, not in them: tabs take their content apart whenever they are turned.
         self._slots = {
-            name: pmui.Column(sizing_mode="stretch_width", margin=(8, 0, 0, 0)) for name in PAGES
+            name: pn.Column(sizing_mode="stretch_width", margin=(8, 0, 0, 0)) for name in PAGES
         }
         self._tabs = pmui.Tabs(
-            *((name.capitalize(), pmui.Column(height=0, margin=0)) for name in PAGES),
+            *((name.capitalize(), pn.Column(height=0, margin=0)) for name in PAGES),
             active=PAGES.index(session.state.page),
             sizing_mode="stretch_width",
             margin=0,
         )
         self._tabs.param.watch(self._turned, "active")
-        session.on(["page"], self._turn, now=True)
+        session.on(["page"], self._turn)
+        self._show(session.state.page)
         self.page = Page(
+            template=_TEMPLATE,
             title=f"idfzarr  ·  {session.name}",
             main=[
-                pmui.Column(
+                pn.Column(
                     session.notice, self._bar.view, self._tabs, *self._slots.values(),
                     self._help, self._keys,
                     sizing_mode="stretch_width", margin=0,
@@ -112,10 +127,32 @@ class Viewer:
 
     def part(self, name: str) -> Any:
         """Return a part of the page; made when it is first asked for."""
-        if name not in self.panels:
-            self.panels[name] = _MAKERS[name](self.session)
-            self._slots[name].objects = [self.panels[name].view]
+        for _ in self._making(name):
+            pass
         return self.panels[name]
+
+    def _making(self, name: str) -> Iterator[None]:
+        """Make a part of the page, piece by piece."""
+        if name in self.panels:
+            return
+        made = self.panels[name] = _maker(name)(self.session)
+        self._slots[name].objects = [made.view]
+        if hasattr(made, "pieces"):
+            yield from made.pieces()
+
+    async def grow(self) -> None:
+        """Make the part that is shown, piece by piece, and let the server answer in between.
+
+        The browser fetches the page's programs while the page itself is being made. The session's
+        document is locked all the time, so that nobody takes it over before it is complete.
+        """
+        pieces = self._making(self.session.state.page)
+        more = True
+        while more:
+            more = False
+            with set_current(self.session.document), self.session.guard():
+                more = next(pieces, self) is not self
+            await asyncio.sleep(0)
 
     # ---------------------------------------------------------------- turning
 
@@ -124,10 +161,12 @@ class Viewer:
             self.session.state.page = PAGES[event.new]
 
     def _turn(self) -> None:
-        name = self.session.state.page
+        self.part(self.session.state.page)
+        self._show(self.session.state.page)
+
+    def _show(self, name: str) -> None:
         for other, slot in self._slots.items():
             slot.visible = other == name
-        self.part(name)
         self._tabs.active = PAGES.index(name)
 
     def _themed(self, event: Any) -> None:
@@ -208,20 +247,26 @@ def page(field: Field) -> Any:
     viewer = Viewer(session)
     if refused:
         session.say("; ".join(refused))
-    if location is not None:
-        follow(state, location, pn.state.curdoc)
+    viewer.page.main = [*viewer.page.main, follow(session)]
+    document = pn.state.curdoc
+    if document is not None:
+        document.template_variables["program"] = _program()
+    if document is not None and document.session_context is not None:
+        document.add_next_tick_callback(viewer.grow)
+    else:
+        viewer.part(state.page)
     return viewer.page
 
 
 def _served(arguments: list[str]) -> Any:
     """Return the page for ``panel serve``: the store is its one argument."""
-    if len(arguments) != 1:
-        msg = "name one store: panel serve src/idfzarr/viewer/app.py --args STORE"
-        raise UsageError(msg)
     try:
+        if len(arguments) != 1:
+            msg = f"name one store, not {len(arguments)}: panel serve app.py --args STORE"
+            raise UsageError(msg)
         return page(shared_field(arguments[0]))
     except IdfzarrError as error:
-        return Page(title="idfzarr", main=[pmui.Alert(escape(str(error)), severity="error")])
+        return Page(title="idfzarr", main=[pmui.Alert(object=escape(str(error)), severity="error")])
 
 
 if __name__.startswith("bokeh_app"):

@@ -8,11 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import param
-from panel.widgets import Tabulator
+from bokeh.models import CellEditor, StringFormatter, TableColumn
+from panel.io.model import JSCode
 
 from idfzarr.errors import UsageError
+from idfzarr.viewer.plain_table import PlainTable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pandas as pd
     from numpy.typing import NDArray
 
@@ -111,7 +115,7 @@ class _RowNames:
         return self._index[place] if 0 <= place < len(self._index) else otherwise
 
 
-class CatalogueTable(Tabulator):
+class CatalogueTable(PlainTable):
     """A Tabulator that keeps the order of its rows, so that a page costs a page.
 
     Attributes
@@ -132,7 +136,7 @@ class CatalogueTable(Tabulator):
         self._key: Any = None
         self._sorted: Any = None
         self._current: int | None = None
-        super().__init__(value, **options)  # type: ignore[no-untyped-call]
+        super().__init__(value, **options)
         self.param.watch(lambda *_: self._update_cds(), "mask")  # type: ignore[no-untyped-call]
 
     # ---------------------------------------------------------------- rows in order
@@ -175,11 +179,11 @@ class CatalogueTable(Tabulator):
         place
             Its place in `order`; None where it is filtered away.
         """
-        self._current = row
         page = None if place is None else place // PAGE_ROWS + 1
+        before, self._current = self._current, row
         if page is not None and page != self.page:
             self.param.update(page=page)
-        else:
+        elif row != before:
             self._update_cds()  # type: ignore[no-untyped-call]
 
     # ---------------------------------------------------------------- what Panel asks for
@@ -198,6 +202,32 @@ class CatalogueTable(Tabulator):
         frame = self._processed
         names: Any = {} if frame is None else _RowNames(frame.index)
         self._index_mapping = names
+
+    def _get_column_definitions(self, col_names: list[str], df: Any) -> list[TableColumn]:  # noqa: ARG002
+        """Return the columns; cells are text already, so one formatter serves all of a side."""
+        sides = {side: StringFormatter(text_align=side) for side in ("left", "right")}
+        editor = CellEditor()
+        return [
+            TableColumn(
+                field=name,
+                title=self.titles.get(name, name),
+                width=self.widths.get(name, 0),
+                formatter=sides[self.text_align.get(name, "left")],
+                editor=editor,
+            )
+            for name in col_names
+        ]
+
+    def _get_configuration(self, columns: list[TableColumn]) -> dict[str, Any]:
+        """Return Tabulator's options; with other columns it is made anew, and keeps its filters."""
+        options: dict[str, Any] = super()._get_configuration(columns)  # type: ignore[no-untyped-call, unused-ignore]
+        known = {column.field for column in columns}
+        typed = [
+            {"field": one["field"], "value": one["value"]}
+            for one in self.filters
+            if one.get("field") in known
+        ]
+        return options | {"initialHeaderFilter": typed}
 
     def _get_header_filters(self, _: Any) -> list[Any]:
         return []
@@ -231,7 +261,9 @@ def _sorted_rows(values: NDArray[Any], rows: NDArray[np.intp], rising: bool) -> 
     return rows[np.argsort(keys, kind="stable")]  # NaN sorts last either way
 
 
-def catalogue_table(field: Field, frame: pd.DataFrame, *, type_: str) -> CatalogueTable:
+def catalogue_table(
+    field: Field, frame: pd.DataFrame, *, type_: str, names: Sequence[str]
+) -> CatalogueTable:
     """Return the table of a field's objects.
 
     Parameters
@@ -242,8 +274,9 @@ def catalogue_table(field: Field, frame: pd.DataFrame, *, type_: str) -> Catalog
         Its objects with the statistics of a type, rows numbered from 0.
     type_
         That type.
+    names
+        Columns that this frame has, or one that follows it.
     """
-    names = [str(name) for name in frame.columns]
     texts = {name: field.described(name, type_) for name in names}
     tips = {name: escape(texts[name].axis) for name in names}
     filters = {
@@ -267,12 +300,16 @@ def catalogue_table(field: Field, frame: pd.DataFrame, *, type_: str) -> Catalog
         header_tooltips=tips | {_MARK: "the object that is looked at"},
         titles={name: escape(name) for name in names} | {_MARK: ""},
         formatters={name: {"type": "plaintext"} for name in [*names, _MARK]},
-        text_align={name: "right" for name in names if frame[name].dtype.kind in "iuf"},
+        text_align=dict.fromkeys(field.numeric_columns + field.statistics, "right"),
         widths={_MARK: 34} | dict.fromkeys(names, 100),
         frozen_columns=[_MARK, "object"],
-        configuration={"filterMode": "remote", "columnDefaults": {"headerSortTristate": True}},
+        configuration={
+            "filterMode": "remote",
+            "ajaxParams": JSCode(_TELL_FILTERS),
+            "columnDefaults": {"headerSortTristate": True, "headerFilterLiveFilter": False},
+        },
         stylesheets=[_SMALL],
-        layout="fit_data",
+        layout="fit_columns",
         sizing_mode="stretch_width",
         height=PAGE_ROWS * 25 + 112,
         margin=(0, 6),
@@ -287,6 +324,14 @@ _SMALL = """
 :host .tabulator input[type="checkbox"] { margin: 0; width: 14px; height: 14px; }
 :host .tabulator .tabulator-header-filter input { font-size: 11px; padding: 1px 4px !important; }
 """
+# Tabulator says which filters there are only where it filters rows itself; Panel listens to that.
+# Where the server filters, Tabulator asks for a page instead, and for its parameters before.
+_TELL_FILTERS = """function () {
+  if (this.initialized) {
+    this.externalEvents.dispatch("dataFiltering", this.modules.filter.getFilters(true, true))
+  }
+  return {}
+}"""
 _FILTER_TIP = "> 5, <= 20, 3 .. 5, != 0, or part of a text; Enter to filter"
 
 

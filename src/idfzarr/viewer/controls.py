@@ -262,16 +262,30 @@ def words(text: str = "", **options: Any) -> Any:
     return pn.pane.HTML(text, sanitize_html=True, **looks)
 
 
-def row(*parts: Any, **options: Any) -> Any:
+class _Wrapping(pn.Row):
+    """Parts that go to a new line: the widest needs room, and not, as Panel has it, all of them."""
+
+    _direction = None
+
+
+def row(
+    *parts: Any,
+    flex_wrap: str = "wrap",
+    align_items: str = "center",
+    gap: str = "2px",
+    **options: Any,
+) -> Any:
     """Return parts side by side, which go to a new line where there is no room."""
-    looks: dict[str, Any] = {"sizing_mode": "stretch_width", "align_items": "center", "gap": "2px"}
-    return pmui.FlexBox(*parts, **(looks | options))
+    looks: dict[str, Any] = {"sizing_mode": "stretch_width", "margin": 0}
+    styles = {"flex-wrap": flex_wrap, "align-items": align_items, "gap": gap}
+    made = pn.Row if flex_wrap == "nowrap" else _Wrapping
+    return made(*parts, styles=styles, **(looks | options))
 
 
 def column(*parts: Any, **options: Any) -> Any:
     """Return parts one below the other."""
     looks: dict[str, Any] = {"sizing_mode": "stretch_width", "margin": 0} | options
-    return pmui.Column(*parts, **looks)
+    return pn.Column(*parts, **looks)
 
 
 def _sized(width: int | None) -> dict[str, Any]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from idfzarr.analysis.variability import STATISTICS
-from idfzarr.errors import CorruptError, UnknownName, closest
+from idfzarr.errors import CorruptError, IdfzarrError, UnknownName, closest
 from idfzarr.ps1.linking import linked_skycells
 from idfzarr.store.arrays import read_array
 from idfzarr.store.cube import Cube
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from idfzarr.store.place import PlaceLike
     from idfzarr.viewer.field_truth import TruthOverlay
 
-__all__ = ["KEPT_LIGHTCURVES", "KEPT_STATISTICS", "Field"]
+__all__ = ["FIRST_COLUMNS", "FIRST_STATISTICS", "KEPT_LIGHTCURVES", "KEPT_STATISTICS", "Field"]
 
 KEPT_LIGHTCURVES = 1000
 """Lightcurves kept in memory for all sessions together: 25 objects in 40 types, 15 MB of 1,200
@@ -45,6 +46,16 @@ AORs."""
 
 KEPT_STATISTICS = 128
 """Statistics kept in memory, each of one type: 26 MB of 50,000 objects."""
+
+
+FIRST_COLUMNS = 12
+"""Columns that the table of the objects shows at first."""
+
+FIRST_STATISTICS = (
+    "score", "n", "median", "robust_scatter", "reduced_chi2", "max_pull", "excess_variance",
+    "amplitude",
+)  # fmt: skip
+"""Statistics among them."""
 
 
 class _Recent:
@@ -194,10 +205,26 @@ class Field:
             default_statistic_type=ranked,
             default_column=f"{self.channels[0]}_mag" if self.ranked else "x",
             knows=self.knows,
+            table_columns=self._table_columns,
+            default_table_columns=self._first_table_columns(),
             has_truth=self.sources.truth_folder is not None,
             has_ps1=self.skycells is not None,
             image_channels=superstack_channels(self._place),
         )
+
+    @cached_property
+    def _table_columns(self) -> tuple[str, ...]:
+        """Columns of the table, what people ask for most in front."""
+        magnitudes = [f"{channel}_mag" for channel in self.channels]
+        first = [name for name in ("ra", "dec", *magnitudes) if name in self.objects]
+        names = [*first, *self.statistics, *self._arrays]
+        return tuple(dict.fromkeys(name for name in names if name != "object"))
+
+    def _first_table_columns(self) -> tuple[str, ...]:
+        known = self._table_columns
+        first = [name for name in known if name in {"ra", "dec"} or name.endswith("_mag")]
+        wanted = (*(name for name in FIRST_STATISTICS if name in self.statistics), *known)
+        return tuple(list(dict.fromkeys([*first, *wanted]))[:FIRST_COLUMNS])
 
     def _first_types(self) -> tuple[str, ...]:
         own = set(self.types)
@@ -266,16 +293,43 @@ class Field:
         found: NDArray[np.float32] = kept
         return found
 
-    def table_of(self, type: str) -> pd.DataFrame:
-        """Return the objects with all statistics of one type.
+    def table_of(self, type: str, names: Sequence[str] | None = None) -> pd.DataFrame:
+        """Return the objects with statistics of one type.
+
+        Parameters
+        ----------
+        type
+            The type.
+        names
+            Of the statistics; others are passed over. All of them unless given.
 
         Raises
         ------
         UnknownName
             There is no such type.
         """
-        own = {name: self.statistic(name, type) for name in self.statistics}
-        return self.objects.assign(**own)
+        wanted = [name for name in self.statistics if names is None or name in names]
+        return self.objects.assign(**{name: self.statistic(name, type) for name in wanted})
+
+    def read_ahead(self) -> threading.Thread:
+        """Begin to read what the first page shows, while its packages are imported.
+
+        Returns
+        -------
+        Thread
+            Under way; what it cannot read is told to whoever asks for it.
+        """
+        chosen = self.choices()
+
+        def read() -> None:
+            with suppress(IdfzarrError, OSError):
+                self.table_of(chosen.default_statistic_type, chosen.default_table_columns)
+                self.nearest(0.0, 0.0)
+
+        made = threading.Thread(target=read, name="idfzarr-read-ahead", daemon=True)
+        if chosen.default_statistic_type:
+            made.start()
+        return made
 
     def columns(self, type: str = "") -> Columns:
         """Return the columns that a query may name, read when they are asked for.
@@ -335,8 +389,19 @@ class Field:
         """Return the channel of a type."""
         return str(self.cube.coordinate("type_channel")[self.cube.column(type)])
 
-    def row_of(self, object_id: int, type: str = "") -> dict[str, Any]:
-        """Return what is known of one object, by name, with the statistics of a type.
+    def row_of(
+        self, object_id: int, type: str = "", names: Sequence[str] | None = None
+    ) -> dict[str, Any]:
+        """Return what is known of one object, by name, with statistics of a type.
+
+        Parameters
+        ----------
+        object_id
+            The object.
+        type
+            The type; no statistics unless given.
+        names
+            Of the statistics; others are passed over. All of them unless given.
 
         Raises
         ------
@@ -345,8 +410,9 @@ class Field:
         """
         row = self.cube.row(object_id)
         found = {name: values[row] for name, values in self._arrays.items()}
-        own = {name: self.statistic(name, type)[row] for name in self.statistics} if type else {}
-        return found | own
+        wanted = self.statistics if names is None else names
+        own = [name for name in wanted if type and name in self.statistics]
+        return found | {name: self.statistic(name, type)[row] for name in own}
 
     @cached_property
     def dates(self) -> dict[str, NDArray[np.datetime64]]:
@@ -462,7 +528,7 @@ class Field:
         folder = self.sources.truth_folder
         if folder is None:
             return None
-        # The truth brings the simulator and the build along, which nobody else waits for.
+        # The truth brings the simulator along, which nobody else waits for.
         from idfzarr.viewer.field_truth import read_overlay
 
         made: TruthOverlay = self._once(("truth",), lambda: read_overlay(folder, self.cube))

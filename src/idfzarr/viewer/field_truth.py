@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from idfzarr.build.demo import match_truth
 from idfzarr.errors import UsageError
-from idfzarr.imaging.simulated_truth import energy_in_ellipse, read_truth
+from idfzarr.imaging.simulated_truth import energy_in_ellipse, matched_rows, read_truth
 from idfzarr.measurement import parse_measurement
 
 if TYPE_CHECKING:
@@ -132,7 +131,7 @@ def read_overlay(folder: Path, cube: Cube) -> TruthOverlay:
         The folder holds none, or it is damaged.
     """
     truth = read_truth(folder)
-    matched = match_truth(truth, cube)
+    matched = matched_rows(truth, cube.coordinate("x"), cube.coordinate("y"))
     ids = cube.objects
     rows = {int(ids[own]): k for k, own in enumerate(matched) if own >= 0}
     place = {int(key): k for k, key in enumerate(truth.reqkey)}

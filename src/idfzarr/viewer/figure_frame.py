@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from bokeh.models import ColumnDataSource, Range1d
+from bokeh.models import AllIndices, CDSView, ColumnDataSource, GlyphRenderer, Range1d
 from bokeh.plotting import figure
 
 if TYPE_CHECKING:
@@ -13,7 +13,17 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["COLOURS", "NEUTRAL", "blank_figure", "empty_source", "paint", "series_colours", "span"]
+__all__ = [
+    "COLOURS",
+    "NEUTRAL",
+    "blank_figure",
+    "draw",
+    "empty_source",
+    "paint",
+    "series_colours",
+    "span",
+    "swap",
+]
 
 COLOURS = (
     "#0072b2",
@@ -82,6 +92,41 @@ def blank_figure(
     return made
 
 
+def draw(made: Any, source: Any, glyph: Any, **options: Any) -> Any:
+    """Draw a glyph for every row of a source; returns its renderer.
+
+    Parameters
+    ----------
+    made
+        The figure.
+    source
+        Rows.
+    glyph
+        What is drawn, fields by name of column.
+    **options
+        Of the renderer.
+
+    Notes
+    -----
+    ``figure.scatter`` and its like make two more glyphs, for what is muted and what is not chosen,
+    and a view of the source for each renderer. None of it is used here, and each is a model that
+    the server makes, sends and walks through at every message.
+    """
+    same = (known.view for known in made.renderers if known.data_source is source)
+    every = made.renderers[0].view.filter if made.renderers else AllIndices()
+    renderer: Any = GlyphRenderer(
+        data_source=source,
+        glyph=glyph,
+        view=next(same, None) or CDSView(filter=every),
+        selection_glyph=None,
+        nonselection_glyph=None,
+        muted_glyph=None,
+        **options,
+    )
+    made.renderers = [*made.renderers, renderer]
+    return renderer
+
+
 def paint(made: Any, *, dark: bool) -> None:
     """Colour a figure for a light or a dark page.
 
@@ -146,3 +191,27 @@ def span(
     low, high = float(finite.min()), float(finite.max())
     room = (high - low) * around or abs(high) * around or 0.5
     return low - room, high + room
+
+
+def swap(source: Any, data: dict[str, Any]) -> None:
+    """Give a source other rows, unless they are the same ones: each swap is sent and drawn.
+
+    Parameters
+    ----------
+    source
+        The source.
+    data
+        Columns by name. Numbers in arrays are compared; texts and paths always count as others,
+        unless there are none before and after.
+    """
+    held = source.data
+    same = held.keys() == data.keys() and all(_equal(held[name], data[name]) for name in data)
+    if not same:
+        source.data = data
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if not len(one) and not len(other):
+        return True
+    arrays = isinstance(one, np.ndarray) and isinstance(other, np.ndarray)
+    return arrays and one.dtype.kind in "iuf" and np.array_equal(one, other, equal_nan=True)

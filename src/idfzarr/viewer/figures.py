@@ -5,18 +5,33 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from bokeh.core.properties import field, value
 from bokeh.events import RangesUpdate, Tap
 from bokeh.models import (
     DatetimeAxis,
-    HoverTool,
     Legend,
     LegendItem,
     LinearAxis,
+    LinearColorMapper,
+    MultiLine,
+    Patches,
     Range1d,
+    Scatter,
+    Segment,
 )
 
 from idfzarr.viewer.curve_values import GROUPS
-from idfzarr.viewer.figure_frame import COLOURS, NEUTRAL, blank_figure, empty_source, paint, span
+from idfzarr.viewer.figure_frame import (
+    COLOURS,
+    NEUTRAL,
+    blank_figure,
+    draw,
+    empty_source,
+    paint,
+    span,
+    swap,
+)
+from idfzarr.viewer.point_words import PointWords
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,24 +46,14 @@ __all__ = ["MARKERS", "LightcurveFigure", "axis_of_mjd", "joined_points", "looks
 MARKERS = ("circle", "square", "triangle", "diamond", "inverted_triangle", "star", "hex", "plus")
 """One for each object; colours are for types."""
 
-_COLUMNS = (
-    "x", "y", "low", "high", "mjd", "date", "flux", "flux_err", "flags", "aor", "aor_name",
-    "position", "label", "colour", "marker", "object", "type",
-)  # fmt: skip
-_WORDS = {"flags", "aor_name", "label", "colour", "marker", "type"}
 _MOST_IN_LEGEND = 12
 _UNIX_EPOCH = 40587.0  # MJD of 1970-01-01
 _MS_PER_DAY = 86_400_000.0
-
-_TIPS = [
-    ("lightcurve", "@label"),
-    ("date (UTC)", "@date{%F %H:%M}"),
-    ("MJD", "@mjd{0.00000} d"),
-    ("AOR", "@aor @aor_name"),
-    ("flux", "@flux{0.0000} ± @flux_err{0.0000}"),
-    ("drawn", "@y{0.0000}"),
-    ("flags", "@flags"),
-]
+_WORDS = {
+    "flagged": "flagged", "clipped": "clipped", "outlying": "outlying rate",
+    "smooth": "smoothed", "binned": "binned", "truth": "simulated",
+}  # fmt: skip
+_COLOURED: dict[str, Any] = {"line_color": "colour", "line_width": 2}
 
 
 def looks_of(curves: Sequence[Curve]) -> dict[tuple[int, str], tuple[str, str]]:
@@ -72,10 +77,8 @@ def looks_of(curves: Sequence[Curve]) -> dict[tuple[int, str], tuple[str, str]]:
     return found
 
 
-def joined_points(
-    curves: Sequence[Curve], group: Group, looks: dict[tuple[int, str], tuple[str, str]]
-) -> dict[str, Any]:
-    """Return the points of a group of all curves, one after the other, for a source.
+def joined_points(curves: Sequence[Curve], group: Group, series: Sequence[int]) -> dict[str, Any]:
+    """Return the points of a group of all curves, one after the other, for a source: numbers alone.
 
     Parameters
     ----------
@@ -83,31 +86,37 @@ def joined_points(
         The curves.
     group
         Which of their points.
-    looks
-        See `looks_of`.
+    series
+        Number of each curve among all that are drawn together.
     """
-    parts = []
-    for curve in curves:
-        points = dict(curve.points(group))
-        n = len(points["x"])
-        colour, marker = looks[curve.object_id, curve.type]
-        fixed = {
-            "label": curve.label, "colour": colour, "marker": marker,
-            "object": curve.object_id, "type": curve.type,
-        }  # fmt: skip
-        parts.append(points | {name: [value] * n for name, value in fixed.items()})
-    if not parts:
-        return {name: [] for name in _COLUMNS}
+    rows = [np.flatnonzero(getattr(curve, group)) for curve in curves]
+
+    def joined(name: str, kind: type[np.generic]) -> NDArray[Any]:
+        parts = [getattr(curve, name)[at] for curve, at in zip(curves, rows, strict=True)]
+        return np.concatenate([np.empty(0, kind), *parts]).astype(kind, copy=False)
+
+    counts = [len(at) for at in rows]
     return {
-        name: [one for part in parts for one in part[name]]
-        if name in _WORDS
-        else np.concatenate([np.asarray(part[name]) for part in parts])
-        for name in _COLUMNS
+        "x": np.concatenate(
+            [np.empty(0), *(_numbers(c.x[at]) for c, at in zip(curves, rows, strict=True))]
+        ),
+        **{name: joined(name, np.float32) for name in ("y", "low", "high", "flux", "flux_err")},
+        "mjd": joined("mjd", np.float64),
+        "aor": joined("aor", np.float64),  # keys are longer than a float32 can tell apart
+        "flag": joined("flag", np.int32),
+        "position": np.concatenate([np.empty(0, np.int32), *rows]).astype(np.int32),
+        "series": np.repeat(np.asarray(series, np.int32), counts),
     }
+
+
+_COLUMNS = tuple(joined_points((), "kept", ()))
 
 
 class LightcurveFigure:
     """One panel of lightcurves.
+
+    What is not always drawn (flagged points, smoothed lines, the truth, ...) is made when it is
+    first shown.
 
     Parameters
     ----------
@@ -141,16 +150,29 @@ class LightcurveFigure:
             x_range=x_range or Range1d(0.0, 1.0),
             x_axis_type="datetime",
         )
-        self._sources = {group: empty_source(*_COLUMNS) for group in GROUPS}
-        self._smooth = empty_source("xs", "ys", "colour")
-        self._band = empty_source("xs", "ys", "colour")
-        self._truth = empty_source("xs", "ys", "colour")
-        self._binned = empty_source("x", "y", "low", "high", "n", "colour")
-        self._mark = empty_source("x", "y")
+        self._sources: dict[str, Any] = {}
+        self._points: dict[str, Any] = {}
+        self._errors: list[Any] = []
         self._items: dict[str, LegendItem] = {}
+        self._series: list[LegendItem] = []
+        self._curves: Sequence[Curve] = ()
+        self._looks = (6.0, True)  # size of the points, and whether they have error bars
+        self._words = PointWords()
+        self._colours = LinearColorMapper(palette=[COLOURS[0]], low=-0.5, high=0.5)
         self._pick, self._zoomed, self._guard = pick, zoomed, guard
         self._axes()
-        self._draw()
+        self.legend = Legend(
+            items=[], orientation="horizontal", ncols=4, label_text_font_size="11px", padding=2,
+            margin=2, spacing=10, glyph_height=14, glyph_width=14,
+        )  # fmt: skip
+        self.figure.add_layout(self.legend, "above")
+        self.figure.add_tools(self._words.hover)
+        self._source("kept")
+        # Points nowhere, one of each curve: a legend that showed the first point of each would be
+        # laid out anew for every object, since those are others.
+        colour = {"field": "series", "transform": self._colours}
+        sample = _points(fill_color=colour, line_color=None)
+        self._samples = draw(self.figure, empty_source("x", "y", "series"), sample)
         self.figure.on_event(Tap, self._tapped)
         self.figure.on_event(RangesUpdate, self._moved)
 
@@ -167,83 +189,76 @@ class LightcurveFigure:
         self._numbers.formatter.use_scientific = False
         made.add_layout(self._numbers, "below")
 
-    def _draw(self) -> None:
-        made = self.figure
-        made.patches(
-            "xs", "ys", source=self._band, fill_color="colour", fill_alpha=0.2, line_color=None
+    # ---------------------------------------------------------------- what can be drawn
+
+    def _source(self, part: str) -> Any:
+        """Return the source of a part; what draws it is made with it."""
+        if part not in self._sources:
+            drawn = {
+                "smooth": self._draw_smooth, "truth": self._draw_truth, "binned": self._draw_binned,
+                "mark": self._draw_mark,
+            }.get(part, self._draw_points)(part)  # fmt: skip
+            if part in _WORDS:
+                self._items[part] = LegendItem(label=_WORDS[part], renderers=[drawn])
+        return self._sources[part]
+
+    def _new(self, part: str, *names: str) -> Any:
+        self._sources[part] = made = empty_source(*names)
+        return made
+
+    def _draw_points(self, group: str) -> Any:
+        made, source = self.figure, self._new(group, *_COLUMNS)
+        colour = {"field": "series", "transform": self._colours}
+        size, errors = self._looks
+        if group in {"kept", "flagged"}:
+            faint = _bars(line_color=colour, line_alpha=0.55 if group == "kept" else 0.3)
+            self._errors.append(draw(made, source, faint, visible=errors))
+        # Hollow and crossed: apart from the others without any colour.
+        looks: dict[str, Any] = {
+            "kept": {"fill_color": colour, "line_color": None, "fill_alpha": 0.9},
+            "flagged": {"line_color": colour, "line_alpha": 0.7},
+            "clipped": {"marker": "x", "line_color": "#d62728", "line_width": 1.5},
+            "outlying": {"marker": "cross", "line_color": "#d62728", "line_width": 1.5},
+        }
+        drawn = self._points[group] = draw(made, source, _points(size=size, **looks[group]))
+        self._words.hover.renderers = list(self._points.values())
+        return drawn
+
+    def _draw_smooth(self, part: str) -> Any:
+        source = self._new(part, "xs", "ys", "band_xs", "band_ys", "colour")
+        band = Patches(
+            xs="band_xs", ys="band_ys", fill_color="colour", fill_alpha=0.2, line_color=None
         )
-        truth = made.multi_line(
-            "xs", "ys", source=self._truth, line_color="colour", line_width=1.5, line_dash="dashed",
+        draw(self.figure, source, band, level="underlay")
+        return draw(self.figure, source, MultiLine(xs="xs", ys="ys", **_COLOURED))
+
+    def _draw_truth(self, part: str) -> Any:
+        dashed = MultiLine(
+            xs="xs", ys="ys", line_color="colour", line_width=1.5, line_dash="dashed",
             line_alpha=0.9,
         )  # fmt: skip
-        self._errors = [
-            made.segment(
-                "x", "low", "x", "high", source=source, line_color="colour", line_alpha=alpha
-            )
-            for source, alpha in ((self._sources["flagged"], 0.3), (self._sources["kept"], 0.55))
-        ]
-        # Hollow and crossed: apart from the others without any colour.
-        drawn = {
-            "flagged": made.scatter(
-                "x", "y", source=self._sources["flagged"], marker="marker", size=6,
-                fill_color=None, line_color="colour", line_alpha=0.7,
-            ),
-            "clipped": made.scatter(
-                "x", "y", source=self._sources["clipped"], marker="x", size=8,
-                line_color="#d62728", line_width=1.5,
-            ),
-            "outlying": made.scatter(
-                "x", "y", source=self._sources["outlying"], marker="cross", size=9,
-                line_color="#d62728", line_width=1.5,
-            ),
-            "kept": made.scatter(
-                "x", "y", source=self._sources["kept"], marker="marker", size=6,
-                fill_color="colour", line_color=None, alpha=0.9,
-            ),
-        }  # fmt: skip
-        self._drawn = list(drawn.values())
-        for renderer in self._drawn:
-            renderer.nonselection_glyph = renderer.selection_glyph = None
-        smooth = made.multi_line("xs", "ys", source=self._smooth, line_color="colour", line_width=2)
-        made.segment(
-            "x", "low", "x", "high", source=self._binned, line_color="colour", line_width=2
-        )
-        binned = made.scatter(
-            "x", "y", source=self._binned, marker="square", size=9, fill_color="colour",
-            line_color=NEUTRAL,
-        )  # fmt: skip
-        made.scatter(
-            "x",
-            "y",
-            source=self._mark,
-            size=16,
-            fill_color=None,
-            line_color="#cc1177",
-            line_width=2,
-        )
-        hover = HoverTool(
-            renderers=list(drawn.values()),
-            tooltips=_TIPS,
-            formatters={"@date": "datetime"},
-            limit=4,
-        )
-        made.add_tools(hover)
-        words = {
-            "flagged": "flagged", "clipped": "clipped", "outlying": "outlying rate",
-            "smooth": "smoothed", "binned": "binned", "truth": "simulated",
-        }  # fmt: skip
-        renderers = drawn | {"smooth": smooth, "binned": binned, "truth": truth}
-        self._items = {
-            key: LegendItem(label=word, renderers=[renderers[key]], visible=False)
-            for key, word in words.items()
-        }
-        series = LegendItem(label={"field": "label"}, renderers=[drawn["kept"]])
-        self.legend = Legend(
-            items=[series, *self._items.values()], orientation="horizontal", ncols=4,
-            label_text_font_size="11px", padding=2, margin=2, spacing=10, glyph_height=14,
-            glyph_width=14,
-        )  # fmt: skip
-        made.add_layout(self.legend, "above")
+        return draw(self.figure, self._new(part, "xs", "ys", "colour"), dashed, level="underlay")
+
+    def _draw_binned(self, part: str) -> Any:
+        source = self._new(part, "x", "y", "low", "high", "n", "colour")
+        draw(self.figure, source, _bars(**_COLOURED))
+        squares = _points(marker="square", size=9, fill_color="colour", line_color=NEUTRAL)
+        return draw(self.figure, source, squares)
+
+    def _draw_mark(self, part: str) -> Any:
+        ring = _points(size=16, line_color="#cc1177", line_width=2)
+        return draw(self.figure, self._new(part, "x", "y"), ring, level="overlay")
+
+    def _swap(self, part: str, data: dict[str, Any]) -> None:
+        """Show other data; nothing is made or sent where they are the same."""
+        some = any(len(column) for column in data.values())
+        if not some and not self._holds(part):
+            return
+        swap(self._source(part), data)
+
+    def _holds(self, part: str) -> bool:
+        held = self._sources.get(part)
+        return held is not None and any(len(column) for column in held.data.values())
 
     # ---------------------------------------------------------------- what is shown
 
@@ -263,26 +278,77 @@ class LightcurveFigure:
         errors
             Whether error bars are drawn.
         """
-        made = self.figure
+        self._curves, self._looks = curves, (size, errors)
         looks = looks_of(prepared.curves)
-        for group in GROUPS:
-            self._sources[group].data = joined_points(curves, group, looks)
+        self._paint_series(curves, looks)
+        self._swap_points(curves)
         self._lines(curves, looks)
         for renderer in self._errors:
             renderer.visible = errors
-        for renderer in self._drawn:
-            if renderer.glyph.size != size:
-                renderer.glyph.size = size
+        for renderer in self._points.values():
+            renderer.glyph.size = size
+        self._label(prepared)
+        self._name_series(curves)
+        self.mark(None)
+
+    def _paint_series(
+        self, curves: Sequence[Curve], looks: dict[tuple[int, str], tuple[str, str]]
+    ) -> None:
+        """Give each curve its colour and marker."""
+        own = [looks[curve.object_id, curve.type] for curve in curves]
+        colours = [colour for colour, _ in own] or [COLOURS[0]]
+        if self._colours.palette != colours:
+            self._colours.update(palette=colours, high=len(colours) - 0.5)
+        self._markers = [marker for _, marker in own]
+        self._words.tell([c.label for c in curves], curves[0].aor_name if curves else None)
+
+    def _swap_points(self, curves: Sequence[Curve]) -> None:
+        """Show the points; each has a marker of its own only where there are several kinds."""
+        kinds = list(dict.fromkeys(self._markers)) or [MARKERS[0]]
+        several = len(kinds) > 1
+        if not several:  # before the data lose the column, and else after they have it
+            self._set_marker(value(kinds[0]))
+        for group in GROUPS:
+            data = joined_points(curves, group, range(len(curves)))
+            if several:
+                data["marker"] = [self._markers[at] for at in data["series"]]
+            self._swap(group, data)
+        swap(self._samples.data_source, self._sample_rows(len(curves)))
+        self._set_marker(field("marker") if several else value(kinds[0]))
+
+    def _set_marker(self, wanted: Any) -> None:
+        own = [drawn for group, drawn in self._points.items() if group in {"kept", "flagged"}]
+        for glyph in (drawn.glyph for drawn in (*own, self._samples)):
+            if glyph.marker != wanted:
+                glyph.marker = wanted
+
+    def _label(self, prepared: Prepared) -> None:
         self._dates.visible = prepared.x_is_date
         self._numbers.visible = not prepared.x_is_date
         self._dates.axis_label = self._numbers.axis_label = prepared.x_label
+        made = self.figure
         made.xgrid[0].axis = self._dates if prepared.x_is_date else self._numbers
         made.yaxis.axis_label = prepared.y_label
-        for group in ("flagged", "clipped", "outlying"):
-            some = bool(len(self._sources[group].data["x"]))
-            self._items[group].visible = some
+
+    def _name_series(self, curves: Sequence[Curve]) -> None:
+        """Write the legend: a line for each curve that is drawn, and one for each kind of mark."""
+        drawn = np.unique(self._sources["kept"].data["series"]).astype(int).tolist()
+        while len(self._series) < min(len(drawn), _MOST_IN_LEGEND):
+            self._series.append(LegendItem(renderers=[self._samples]))
+        named = self._series[: len(drawn)]
+        for item, at in zip(named, drawn, strict=False):
+            item.update(label=value(curves[at].label), index=at)
+        items = [*named, *(item for part, item in self._items.items() if self._holds(part))]
+        if self.legend.items != items:
+            self.legend.items = items
         self.legend.visible = 0 < len(curves) <= _MOST_IN_LEGEND
-        self.mark(None)
+
+    def _sample_rows(self, count: int) -> dict[str, Any]:
+        rows: dict[str, Any] = {name: np.full(count, np.nan) for name in ("x", "y")}
+        rows["series"] = np.arange(count)
+        if len(set(self._markers)) > 1:
+            rows["marker"] = self._markers
+        return rows
 
     def _lines(
         self, curves: Sequence[Curve], looks: dict[tuple[int, str], tuple[str, str]]
@@ -293,22 +359,21 @@ class LightcurveFigure:
             found = [(getattr(curve, name), colour[id(curve)]) for curve in curves]
             return [(line, tint) for line, tint in found if line is not None and len(line.x)]
 
-        smooth, binned, truth = of("smooth"), of("binned"), of("truth")
-        self._smooth.data = _paths(smooth)
-        self._band.data = {
-            "xs": [_numbers(np.concatenate([line.x, line.x[::-1]])) for line, _ in smooth],
-            "ys": [np.concatenate([line.low, line.high[::-1]]) for line, _ in smooth],
-            "colour": [tint for _, tint in smooth],
+        smooth, binned = of("smooth"), of("binned")
+        band = {
+            "band_xs": [_numbers(np.concatenate([line.x, line.x[::-1]])) for line, _ in smooth],
+            "band_ys": [np.concatenate([line.low, line.high[::-1]]) for line, _ in smooth],
         }
-        self._truth.data = _paths(truth)
+        self._swap("smooth", _paths(smooth) | band)
+        self._swap("truth", _paths(of("truth")))
         names = ("x", "y", "low", "high", "n")
         parts = [line.columns() for line, _ in binned]
-        self._binned.data = {
-            name: np.concatenate([_numbers(part[name]) for part in parts]) if parts else []
+        joined = {
+            name: np.concatenate([np.empty(0), *(_numbers(part[name]) for part in parts)])
             for name in names
-        } | {"colour": [tint for line, tint in binned for _ in range(len(line.x))]}
-        for key, some in (("smooth", smooth), ("binned", binned), ("truth", truth)):
-            self._items[key].visible = bool(some)
+        }
+        tints = [tint for line, tint in binned for _ in range(len(line.x))]
+        self._swap("binned", joined | {"colour": tints})
 
     def fit_y(self, curves: Sequence[Curve], *, falling: bool) -> None:
         """Set the vertical axis so that all points of these curves are seen.
@@ -370,14 +435,15 @@ class LightcurveFigure:
 
     def mark(self, position: int | None) -> None:
         """Ring the points of one AOR."""
-        xs: list[Any] = []
-        ys: list[Any] = []
+        xs: list[float] = []
+        ys: list[float] = []
         if position is not None:
-            for source in self._sources.values():
-                at = np.flatnonzero(np.asarray(source.data["position"]) == position)
-                xs += list(_numbers(np.asarray(source.data["x"]))[at])
-                ys += list(np.asarray(source.data["y"])[at])
-        self._mark.data = {"x": xs, "y": ys}
+            for group in self._points:
+                held = self._sources[group].data
+                at = np.flatnonzero(np.asarray(held["position"]) == position)
+                xs += np.asarray(held["x"])[at].tolist()
+                ys += np.asarray(held["y"])[at].tolist()
+        self._swap("mark", {"x": xs, "y": ys})
 
     def paint(self, *, dark: bool) -> None:
         """Colour the figure for a light or a dark page."""
@@ -398,24 +464,32 @@ class LightcurveFigure:
         if x is None or y is None or not width or not height:
             return None
         best: tuple[float, tuple[int, str, int]] | None = None
-        for source in self._sources.values():
-            held = source.data
+        for group in self._points:
+            held = self._sources[group].data
             if not len(held["x"]):
                 continue
             far = np.hypot(
-                (_numbers(np.asarray(held["x"])) - x) / width * 3.0,  # the panel is wide
+                (np.asarray(held["x"]) - x) / width * 3.0,  # the panel is wide
                 (np.asarray(held["y"], np.float64) - y) / height,
             )
             at = int(np.nanargmin(far)) if np.isfinite(far).any() else -1
             if at >= 0 and (best is None or far[at] < best[0]):
-                own = int(held["object"][at]), str(held["type"][at]), int(held["position"][at])
-                best = float(far[at]), own
+                curve = self._curves[int(held["series"][at])]
+                best = float(far[at]), (curve.object_id, curve.type, int(held["position"][at]))
         return best[1] if best is not None and best[0] < _REACH else None
 
     def _moved(self, event: Any) -> None:
         with self._guard():
             if event.x0 is not None and event.x1 is not None:
                 self._zoomed(float(event.x0), float(event.x1))
+
+
+def _points(**looks: Any) -> Scatter:
+    return Scatter(**({"x": "x", "y": "y", "size": 6, "fill_color": None} | looks))
+
+
+def _bars(**looks: Any) -> Segment:
+    return Segment(x0="x", y0="low", x1="x", y1="high", **looks)
 
 
 _REACH = 0.08  # a click farther than this part of the panel means no point

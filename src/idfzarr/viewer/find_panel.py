@@ -11,15 +11,17 @@ import panel_material_ui as pmui
 
 from idfzarr.analysis.query import QueryError, select
 from idfzarr.viewer.catalogue_table import catalogue_table, marked
-from idfzarr.viewer.controls import button, choice, column, row, words
+from idfzarr.viewer.controls import button, choice, column, many, row, words
 from idfzarr.viewer.figures import LightcurveFigure
 from idfzarr.viewer.histogram_figure import HistogramFigure
 from idfzarr.viewer.session import CURVE_CHOICES
-from idfzarr.viewer.sky_figure import MANY_POINTS, PointsFigure
+from idfzarr.viewer.sky_figure import PointsFigure
 from idfzarr.viewer.stamp_figure import StampFigure
 from idfzarr.viewer.stamps import render, superstack_stamp
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from idfzarr.viewer.session import Session
@@ -42,63 +44,76 @@ class FindPanel:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._match: NDArray[np.bool_] | None = None
-        self._make_figures()
-        self._make_table()
-        self.view = self._laid_out()
-        state = session.state
+        self.view: Any = column(margin=(0, 4))
+
+    def pieces(self) -> Iterator[None]:
+        """Make it; whoever waits for something else has a turn after each piece."""
+        for make in (
+            self._make_map, self._make_scatter, self._make_histogram, self._make_preview,
+            self._make_table, self._make_controls, self._follow,
+        ):  # fmt: skip
+            make()
+            yield
+        yield from self._lay_out()
+
+    def _follow(self) -> None:
+        """Draw what is chosen now, and again when it changes."""
+        session = self._session
+        session.on(["statistic_type", "table_columns"], self._tabulate)
         session.on(["query", "statistic_type"], self._ask, now=True)
         self._table.param.watch(self._ordered, ["filters", "sorters", "mask", "value"])
         on = session.on_page
         on(_PAGE, ["statistic", "statistic_type", "query"], self._colour)
         on(_PAGE, ["selection"], self._ring)
-        on(_PAGE, ["object", "query"], self._mark)
+        on(_PAGE, ["object"], self._mark)
         on(_PAGE, ["column", "bins", "query", "statistic_type"], self._count)
         on(_PAGE, [*CURVE_CHOICES, "show_errors"], self._draw_curve)
         on(_PAGE, ["object", "types", "stretch", "colour_map", "image_channel"], self._draw_stamp)
         on(_PAGE, ["dark"], self._paint)
-        self._paint()
-        state.param.trigger("statistic")
 
     # ---------------------------------------------------------------- parts
 
-    def _make_figures(self) -> None:
+    def _make_map(self) -> None:
         session, field = self._session, self._session.field
         axes = field.map_axes
         frame = field.objects
-        labels = [field.described(name).axis for name in axes]
         fixed: dict[str, Any] = {"sizing_mode": "fixed", "width": _MAP + 70}
         self._map = PointsFigure(
             "sky map",
             height=_MAP,
             pick=self._pick_on_map,
             choose=self._choose,
-            many=len(frame) > MANY_POINTS,
             guard=session.guard,
             **fixed,
         )
         self._map.place(
             frame[axes[0]].to_numpy(),
             frame[axes[1]].to_numpy(),
-            labels=(labels[0], labels[1]),
+            labels=(field.described(axes[0]).axis, field.described(axes[1]).axis),
             falling=field.has_sky,
             scale=self._scale(),
         )
+
+    def _make_scatter(self) -> None:
         self._scatter = PointsFigure(
             "statistic against magnitude",
             height=250,
             pick=self._pick_on_scatter,
             choose=self._choose,
             coloured=False,
-            guard=session.guard,
-            many=len(frame) > MANY_POINTS,
+            guard=self._session.guard,
         )
+
+    def _make_histogram(self) -> None:
         self._histogram = HistogramFigure(height=200)
+
+    def _make_preview(self) -> None:
         self._curve = LightcurveFigure(
             "lightcurve preview",
             height=250,
             pick=self._pick_point,
             zoomed=lambda *_: None,
-            guard=session.guard,
+            guard=self._session.guard,
         )
         self._stamp = StampFigure("superstack stamp preview", side=190, axes=False)
 
@@ -111,24 +126,26 @@ class FindPanel:
 
     def _make_table(self) -> None:
         session = self._session
-        type_ = session.state.statistic_type
-        field = session.field
-        frame = self._frame(type_)
-        self._table = catalogue_table(field, frame, type_=type_)
+        self._shown_of = self._table_key
+        self._table = catalogue_table(
+            session.field,
+            self._frame(),
+            type_=session.state.statistic_type,
+            names=["object", *session.state.choices.table_columns],
+        )
         self._listening = True
         self._table.on_click(self._clicked)
         self._table.param.watch(self._checked, "selection")
         self._table.param.watch(lambda e: session.say(e.new), "refused")
 
-    def _frame(self, type_: str) -> Any:
-        """Return the objects and their statistics, what people ask for most in front."""
-        field = self._session.field
-        frame = field.table_of(type_) if type_ else field.objects
-        first = ["object", "ra", "dec", *(f"{channel}_mag" for channel in field.channels)]
-        first = [name for name in [*first, *field.statistics] if name in frame.columns]
-        return frame[[*first, *(name for name in frame.columns if name not in first)]]
+    def _frame(self) -> Any:
+        """Return the objects as the table shows them, with the statistics of the chosen type."""
+        field, state = self._session.field, self._session.state
+        type_ = state.statistic_type
+        frame = field.table_of(type_, state.table_columns) if type_ else field.objects
+        return frame[["object", *(name for name in state.table_columns if name in frame.columns)]]
 
-    def _laid_out(self) -> Any:
+    def _make_controls(self) -> None:
         session = self._session
         self._query = pmui.TextInput(
             label="Condition",
@@ -143,7 +160,7 @@ class FindPanel:
         self._query.param.watch(self._asked, "value")
         session.state.param.watch(lambda e: self._query.param.update(value=e.new), "query")
         self._told = words("", margin=(6, 6), width=170, height=24, sizing_mode="fixed")
-        asking = row(
+        self._asking = row(
             choice(session, "statistic", "Statistic", width=170),
             choice(session, "statistic_type", "of type", width=190),
             column(self._query, sizing_mode="stretch_width", min_width=260),
@@ -157,32 +174,38 @@ class FindPanel:
             button(session, "Clear", self._clear, says="Select nothing"),
             flex_wrap="nowrap",
         )
-        counted = row(
+        self._counted = row(
             choice(session, "column", "Histogram of", width=200),
             self._histogram.summary,
             flex_wrap="nowrap",
         )
-        middle = column(
-            pn.pane.Bokeh(self._scatter.figure, sizing_mode="stretch_width"),
-            counted,
-            pn.pane.Bokeh(self._histogram.figure, sizing_mode="stretch_width"),
-            min_width=300,
-        )
         self._row_facts = words("", margin=(4, 8), styles={"font-size": "12px"})
-        right = column(
-            pn.pane.Bokeh(self._curve.figure, sizing_mode="stretch_width"),
-            row(
-                pn.pane.Bokeh(self._stamp.figure),
-                column(self._row_facts, min_width=120),
-                flex_wrap="nowrap",
-                align_items="flex-start",
-            ),
-            min_width=300,
+
+    def _lay_out(self) -> Iterator[None]:
+        plots = pn.Row(sizing_mode="stretch_width", margin=0)
+        middle, right = column(min_width=300), column(min_width=300)
+        columns = many(self._session, "table_columns", "Columns of the table")
+        stamp = row(
+            pn.pane.Bokeh(self._stamp.figure),
+            column(self._row_facts, min_width=120),
+            flex_wrap="nowrap",
+            align_items="flex-start",
         )
-        plots = pmui.Row(
-            pn.pane.Bokeh(self._map.figure), middle, right, sizing_mode="stretch_width", margin=0
-        )
-        return column(asking, plots, self._table, margin=(0, 4))
+        wide = {"sizing_mode": "stretch_width"}
+        self.view[:] = [self._asking, plots, columns]
+        for place, piece in (
+            (plots, pn.pane.Bokeh(self._map.figure)),
+            (plots, middle),
+            (middle, pn.pane.Bokeh(self._scatter.figure, **wide)),
+            (middle, self._counted),
+            (middle, pn.pane.Bokeh(self._histogram.figure, **wide)),
+            (plots, right),
+            (right, pn.pane.Bokeh(self._curve.figure, **wide)),
+            (right, stamp),
+            (self.view, self._table),
+        ):
+            yield
+            place.append(piece)
 
     # ---------------------------------------------------------------- asking
 
@@ -204,15 +227,21 @@ class FindPanel:
         if self._query.error_state:
             session.say("")
         self._query.param.update(error_state=False)
-        if self._type_shown != state.statistic_type:
-            self._type_shown = state.statistic_type
-            self._listening = False
-            self._table.value = marked(self._frame(state.statistic_type))
-            self._listening = True
         self._table.mask = self._match
         self._ordered()
 
-    _type_shown: str = ""
+    @property
+    def _table_key(self) -> tuple[str, list[str]]:
+        return self._session.state.statistic_type, list(self._session.state.table_columns)
+
+    def _tabulate(self) -> None:
+        """Show other columns, or those of another type."""
+        if self._shown_of == self._table_key:
+            return
+        self._shown_of = self._table_key
+        self._listening = False
+        self._table.value = marked(self._frame())
+        self._listening = True
 
     def _ordered(self, *_: Any) -> None:
         with self._session.guard():

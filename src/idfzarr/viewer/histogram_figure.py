@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import panel as pn
+from bokeh.models import Quad
 
-from idfzarr.viewer.figure_frame import blank_figure, empty_source, paint, span
+from idfzarr.viewer.figure_frame import blank_figure, draw, empty_source, paint, span
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -37,10 +38,11 @@ class HistogramFigure:
         )
         self.summary = pn.pane.HTML("", margin=(4, 8), sizing_mode="stretch_width")
         self._bars = empty_source("left", "right", "top")
-        self.figure.quad(
-            left="left", right="right", bottom=0, top="top", source=self._bars,
-            fill_color="#0072b2", fill_alpha=0.8, line_color=None,
+        bars = Quad(
+            left="left", right="right", bottom=0, top="top", fill_color="#0072b2", fill_alpha=0.8,
+            line_color=None,
         )  # fmt: skip
+        draw(self.figure, self._bars, bars)
         self.figure.yaxis.axis_label = "objects [count]"
 
     def show(self, values: NDArray[np.float64], *, label: str, bins: int) -> None:

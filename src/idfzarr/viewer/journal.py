@@ -4,7 +4,8 @@
 crc32c of its own bytes, as the ledger's lines do, and names the store by its uuid. What holds now
 is the last line of a subject; a line that does not match its crc32c is told and not believed, and
 one of another store is left alone. Lines are appended under a lock of the file (``flock``), by as
-many sessions and programs at once as there are, each on the ground of what others wrote before.
+many sessions and programs at once as there are, each on the ground of what others wrote before. Who
+listens hears of every line that this process writes; that others wrote is seen by the file's size.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import os
 import stat
 import threading
 import unicodedata
+import weakref
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -98,6 +100,7 @@ class Journal:
         self.path = f"{self._folder or place.url + NOTES_SUFFIX}/{name}.jsonl"
         """Where it lies, or would."""
         self._lock = threading.RLock()
+        self._listeners: list[weakref.WeakMethod[Callable[[], None]]] = []
         self._begin()
 
     def _begin(self) -> None:
@@ -144,6 +147,17 @@ class Journal:
     def others(self) -> int:
         """Lines about other stores, of those read so far."""
         return self._others
+
+    @property
+    def version(self) -> tuple[int, int] | None:
+        """What changes with every line that anybody writes; None where there is no file."""
+        if self._folder is None:
+            return None
+        try:
+            found = Path(self.path).stat()
+        except OSError:
+            return None
+        return found.st_ino, found.st_size
 
     def _unreadable(self, error: OSError) -> UsageError:
         return UsageError(f"{self.path} cannot be read: {error.strerror or error}")
@@ -237,7 +251,29 @@ class Journal:
                 write_all(handle, b"\n" + line if self._torn else line)
                 os.fsync(handle)
                 self._catch_up(handle)
-            return self._entries.get(subject)
+            entry = self._entries.get(subject)
+        if told is not None:
+            self._tell()
+        return entry
+
+    def listen(self, act: Callable[[], None]) -> None:
+        """Call a method after every line that this process writes, in the thread that wrote it.
+
+        Parameters
+        ----------
+        act
+            A bound method; it is called as long as its object lives.
+        """
+        with self._lock:
+            self._listeners.append(weakref.WeakMethod(act))
+
+    def _tell(self) -> None:
+        with self._lock:
+            self._listeners = [one for one in self._listeners if one() is not None]
+            listening = [one() for one in self._listeners]
+        for act in listening:
+            if act is not None:
+                act()
 
     @contextmanager
     def _opened(self) -> Iterator[int]:

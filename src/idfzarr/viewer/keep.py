@@ -332,8 +332,24 @@ def table_bytes(table: Any, form: str) -> bytes:
     else:
         from astropy.io.votable import from_table, writeto
 
-        writeto(from_table(table), out, tabledata_format="binary2")
+        writeto(_with_booleans(from_table(table)), out, tabledata_format="binary2")
     return out.getvalue()
+
+
+def _with_booleans(made: Any) -> Any:
+    """Return a VOTable whose truth values are booleans: of single bits STIL 4 and TOPCAT 4.8 fail.
+
+    See VOTable 1.4, section 2.1: astropy writes a bit for each truth value.
+    """
+    from astropy.io.votable.tree import Field as Column
+
+    for table in made.iter_tables():
+        for at, old in enumerate(table.fields):
+            if old.datatype == "bit":
+                new = Column(made, ID=old.ID, name=old.name, datatype="boolean")
+                new.description = old.description
+                table.fields[at] = new
+    return made
 
 
 _KEYWORDS = {"store": "STORE", "store_uuid": "STOREID", "statistics_of": "STATTYPE"}

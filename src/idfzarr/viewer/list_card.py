@@ -10,6 +10,7 @@ import panel_material_ui as pmui
 
 from idfzarr.viewer.controls import button, column, heading, row, words
 from idfzarr.viewer.lists import LONGEST_NAME, ObjectLists
+from idfzarr.viewer.live import Live
 from idfzarr.viewer.note_card import author_of_session
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class ListCard:
         self._told = words("", margin=(2, 6), styles={"font-size": "12px", "opacity": "0.8"})
         self.view: Any = self._laid_out()
         session.on_page(_PAGE, ["selection"], self.refresh)
+        self._live = Live(session, self._lists, _PAGE, self.refresh)
 
     def _laid_out(self) -> Any:
         session = self._session

@@ -16,7 +16,6 @@ from idfzarr.viewer.journal import Entry, Journal, clean_text
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from idfzarr.store.ledger import Damage
     from idfzarr.store.place import PlaceLike
 
 __all__ = ["LONGEST_NAME", "MOST_LISTS", "MOST_OBJECTS_OF_A_LIST", "ObjectList", "ObjectLists"]
@@ -53,7 +52,7 @@ class ObjectList:
     author: str
 
 
-class ObjectLists:
+class ObjectLists(Journal):
     """The lists of one store; sessions and threads may share it.
 
     Parameters
@@ -65,17 +64,7 @@ class ObjectLists:
     """
 
     def __init__(self, store: PlaceLike, uuid: str) -> None:
-        self._journal = Journal(store, uuid, "lists", _read)
-
-    @property
-    def path(self) -> str:
-        """File that holds them, or would."""
-        return self._journal.path
-
-    @property
-    def damage(self) -> tuple[Damage, ...]:
-        """Lines that are not believed, of those read so far."""
-        return self._journal.damage
+        super().__init__(store, uuid, "lists", _read)
 
     def all(self) -> tuple[ObjectList, ...]:
         """Return all lists, sorted by name.
@@ -87,7 +76,7 @@ class ObjectLists:
         """
         found = [
             ObjectList(name, entry.told["objects"], entry.time, entry.author)
-            for name, entry in self._journal.entries().items()
+            for name, entry in self.entries().items()
             if entry.told["objects"] is not None
         ]
         return tuple(sorted(found, key=lambda one: (one.name.casefold(), one.name)))
@@ -154,7 +143,7 @@ class ObjectLists:
                 raise UsageError(msg)
             return {"name": tidy, "objects": ids}
 
-        entry = self._journal.change(tidy, decide, author=author)
+        entry = self.change(tidy, decide, author=author)
         told = (entry.time, entry.author) if entry is not None else ("", author)
         return ObjectList(tidy, tuple(ids), *told)
 
@@ -169,7 +158,7 @@ class ObjectLists:
             Nothing can be written there.
         """
         self.load(name)
-        self._journal.change(name, lambda _: {"name": name, "objects": None}, author=author)
+        self.change(name, lambda _: {"name": name, "objects": None}, author=author)
 
 
 def _read(document: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

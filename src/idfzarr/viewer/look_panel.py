@@ -141,9 +141,9 @@ class LookPanel:
         curves = column(
             self._curves_column, self._times, self._notes, self._rate_pane, min_width=420
         )
-        upper = pmui.Row(curves, stamps, sizing_mode="stretch_width", margin=0)
+        upper = pn.Row(curves, stamps, sizing_mode="stretch_width", margin=0)
         drawn = column(upper, self.periods.view, min_width=600)
-        return pmui.Row(self._controls(), drawn, sizing_mode="stretch_width", margin=0)
+        return pn.Row(self._controls(), drawn, sizing_mode="stretch_width", margin=0)
 
     def _controls(self) -> Any:
         session = self._session
@@ -291,7 +291,8 @@ class LookPanel:
         start = self._times.start if state.start is None else _date(state.start)
         end = self._times.end if state.end is None else _date(state.end)
         low, high = (min(max(one, self._times.start), self._times.end) for one in (start, end))
-        if (low, high) != tuple(self._times.value):
+        shown = zip((low, high), self._times.value, strict=True)
+        if any(abs(new - old) > timedelta(seconds=1) for new, old in shown):
             self._times.value = (low, high)
 
     # ---------------------------------------------------------------- drawing

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import panel as pn
 import panel_material_ui as pmui
-from panel.widgets import Tabulator
 
 from idfzarr.errors import UsageError
 from idfzarr.viewer.controls import button, column, heading, row, words
 from idfzarr.viewer.keep import KeptFile, file_name
+from idfzarr.viewer.live import Live
 from idfzarr.viewer.notes import LONGEST_NOTE, Notes, notes_csv
+from idfzarr.viewer.plain_table import PlainTable
 
 if TYPE_CHECKING:
     from idfzarr.viewer.field import Field
@@ -68,6 +69,7 @@ class NoteCard:
         self._make_table()
         self.view: Any = self._laid_out()
         session.on_page(_PAGE, ["object"], self.refresh)
+        self._live = Live(session, self._notes, _PAGE, self._catch_up)
 
     def _make_controls(self) -> None:
         session = self._session
@@ -90,7 +92,8 @@ class NoteCard:
         self._new_tag.param.watch(self._tag_typed, "value")
         self._text = pmui.TextAreaInput(
             label="Note",
-            description="A note on this object; written down beside the store when you leave the "
+            # A text area shows no tooltip; this stands below it, and is what describes it.
+            helper_text="A note on this object; written down beside the store when you leave the "
             "field or save",
             rows=4,
             max_length=LONGEST_NOTE,
@@ -115,7 +118,7 @@ class NoteCard:
             margin=(6, 6),
         )
         self._filter.param.watch(self._filtered, "value")
-        self._table = Tabulator(
+        self._table = PlainTable(
             _frame(()),
             pagination="remote",
             page_size=_ROWS,
@@ -175,12 +178,34 @@ class NoteCard:
             self._tags.options = list(self._notes.tags())
             self._tags.value = [] if note is None else list(note.tags)
             self._seen = "" if note is None else note.text
-            self._text.param.update(value=self._seen, disabled=note is None)
+            self._text.param.update(value=self._seen, value_input=self._seen, disabled=note is None)
             self._tags.disabled = self._new_tag.disabled = self._save.disabled = note is None
         finally:
             self._listening = True
         self._say_when(note)
         self._list()
+
+    def _catch_up(self) -> None:
+        """Show what others wrote meanwhile; what is being typed here stays."""
+        if self._about is None or self._text.value_input in (None, self._seen):
+            self.refresh()
+            return
+        note = self._notes.of(self._about)
+        self._show_tags(note)
+        if note.text != self._seen:
+            self._session.say(
+                f"the note on object {self._about} was changed by somebody else while you type; "
+                "it is in the table below"
+            )
+        self._list()
+
+    def _show_tags(self, note: Note) -> None:
+        self._listening = False
+        try:
+            self._tags.options = list(self._notes.tags())
+            self._tags.value = list(note.tags)
+        finally:
+            self._listening = True
 
     def _say_when(self, note: Note | None) -> None:
         said = ""
@@ -195,10 +220,10 @@ class NoteCard:
         self._listening = False
         self._filter.param.update(options=[_ANY_TAG, *tags], value=wanted)
         self._listening = True
-        self._listed = tuple(
-            note for note in everything if wanted == _ANY_TAG or wanted in note.tags
-        )
-        self._table.value = _frame(self._listed)
+        listed = tuple(note for note in everything if wanted == _ANY_TAG or wanted in note.tags)
+        if listed != self._listed:
+            self._listed = listed
+            self._table.value = _frame(listed)
         told = [f"Kept in {self._notes.path}"]
         bad, others = self._notes.damage, self._notes.others
         if bad:
@@ -246,14 +271,11 @@ class NoteCard:
             if "text" not in change:
                 self.refresh()
             return
-        self._listening = False
-        try:
-            self._tags.options = list(self._notes.tags())
-            self._tags.value = list(note.tags)
-            if "text" in change:
-                self._seen = note.text
-                self._text.value = note.text
-        finally:
+        self._show_tags(note)
+        if "text" in change:
+            self._seen = note.text
+            self._listening = False
+            self._text.value = note.text
             self._listening = True
         self._say_when(note)
         self._list()

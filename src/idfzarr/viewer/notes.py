@@ -17,7 +17,6 @@ from idfzarr.viewer.journal import Entry, Journal, clean_text
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from idfzarr.store.ledger import Damage
     from idfzarr.store.place import PlaceLike
 
 __all__ = [
@@ -76,7 +75,7 @@ class Note:
         return not (self.tags or self.text)
 
 
-class Notes:
+class Notes(Journal):
     """The notes of one store; sessions and threads may share it.
 
     Parameters
@@ -88,22 +87,7 @@ class Notes:
     """
 
     def __init__(self, store: PlaceLike, uuid: str) -> None:
-        self._journal = Journal(store, uuid, "notes", _read)
-
-    @property
-    def path(self) -> str:
-        """File that holds them, or would."""
-        return self._journal.path
-
-    @property
-    def damage(self) -> tuple[Damage, ...]:
-        """Lines that are not believed, of those read so far."""
-        return self._journal.damage
-
-    @property
-    def others(self) -> int:
-        """Lines about other stores, of those read so far."""
-        return self._journal.others
+        super().__init__(store, uuid, "notes", _read)
 
     def all(self) -> tuple[Note, ...]:
         """Return all that is written down, the last change first.
@@ -113,7 +97,7 @@ class Notes:
         UsageError
             The file cannot be read.
         """
-        entries = self._journal.entries()
+        entries = self.entries()
         found = [_note(object_id, entry) for object_id, entry in entries.items()]
         return tuple(note for note in reversed(found) if not note.is_empty)
 
@@ -125,7 +109,7 @@ class Notes:
         UsageError
             The file cannot be read.
         """
-        return _note(object_id, self._journal.entries().get(object_id))
+        return _note(object_id, self.entries().get(object_id))
 
     def tags(self) -> tuple[str, ...]:
         """Return all tags that some object has, and the usual ones, sorted."""
@@ -191,7 +175,7 @@ class Notes:
                 return None
             return {"object": int(object_id), "tags": tags, "note": now}
 
-        return _note(object_id, self._journal.change(object_id, decide, author=author))
+        return _note(object_id, self.change(object_id, decide, author=author))
 
 
 def _read(document: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:

@@ -141,11 +141,12 @@ class ObjectBar:
         if state.object is None:
             self._title.object, self._facts.object = "no object", ""
             return
-        known = session.field.row_of(state.object, state.statistic_type)
+        told = ("score", "n", "reduced_chi2")
+        known = session.field.row_of(state.object, state.statistic_type, told)
         self._title.object = f"Object {state.object}"
         names = ["ra", "dec"] if session.field.has_sky else ["x", "y"]
         names += [f"{channel}_mag" for channel in session.field.channels]
-        names += [name for name in ("score", "n", "reduced_chi2") if name in known]
+        names += told
         parts = []
         for name in names:
             if name in known:

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from bokeh.events import Tap
-from bokeh.models import HoverTool, Span
+from bokeh.models import HoverTool, Line, Scatter, Segment, Span
 
 from idfzarr.viewer.curves import rate_limits
-from idfzarr.viewer.figure_frame import NEUTRAL, blank_figure, empty_source, paint, span
+from idfzarr.viewer.figure_frame import NEUTRAL, blank_figure, draw, empty_source, paint, span, swap
 from idfzarr.viewer.figures import looks_of
 from idfzarr.viewer.periods import drawn_powers, fold_curves
 
@@ -51,12 +51,12 @@ class PeriodogramFigure:
         made = self.figure
         made.xaxis.axis_label = "period [d]"
         made.yaxis.axis_label = "power [no unit]"
-        made.line("period", "power", source=self._line, line_color=_COLOUR, line_width=1)
-        drawn = made.scatter(
-            "period", "power", source=self._peaks, size=10, marker="inverted_triangle",
-            fill_color=_PEAK, line_color=None,
+        draw(made, self._line, Line(x="period", y="power", line_color=_COLOUR, line_width=1))
+        peaks = Scatter(
+            x="period", y="power", size=10, marker="inverted_triangle", fill_color=_PEAK,
+            line_color=None,
         )  # fmt: skip
-        drawn.nonselection_glyph = drawn.selection_glyph = None
+        drawn = draw(made, self._peaks, peaks)
         tips = [
             ("period", "@period{0.000000} d"),
             ("power", "@power{0.0000}"),
@@ -142,14 +142,13 @@ class FoldFigure:
         made = self.figure
         made.xaxis.axis_label = "phase [turns]"
         made.yaxis.axis_label = "flux [no unit]"
-        made.segment(
-            "x", "low", "x", "high", source=self._points, line_color="colour", line_alpha=0.4
-        )
-        drawn = made.scatter(
-            "x", "y", source=self._points, marker="marker", size=5, fill_color="colour",
-            line_color=None, alpha=0.85,
+        bars = Segment(x0="x", y0="low", x1="x", y1="high", line_color="colour", line_alpha=0.4)
+        draw(made, self._points, bars)
+        points = Scatter(
+            x="x", y="y", marker="marker", size=5, fill_color="colour", line_color=None,
+            fill_alpha=0.85,
         )  # fmt: skip
-        drawn.nonselection_glyph = drawn.selection_glyph = None
+        drawn = draw(made, self._points, points)
         tips = [("lightcurve", "@label"), ("phase", "@x{0.0000}"), ("MJD", "@mjd{0.00000} d")]
         made.add_tools(HoverTool(renderers=[drawn], tooltips=tips, limit=3))
         made.add_layout(
@@ -178,7 +177,7 @@ class FoldFigure:
             for name, word in zip(names[5:], (colour, marker, one.curve.label), strict=True):
                 parts[name] += [word] * len(points["x"])
         data = _joined(parts, numbers=names[:5])
-        self._points.data = data
+        swap(self._points, data)
         made = self.figure
         low, high = span(np.concatenate([data["low"], data["high"]]))
         start, end = (high, low) if prepared.y_reversed else (low, high)
@@ -199,12 +198,10 @@ class RateFigure:
         made = self.figure
         made.xaxis.axis_label = "magnitude [mag]"
         made.yaxis.axis_label = "dMag/dt [mag/d]"
-        made.segment(
-            "mag", "low", "mag", "high", source=self._points, line_color="colour", line_alpha=0.3
-        )
-        drawn = made.scatter(
-            "mag", "rate", source=self._points, size=4, fill_color="colour", line_color=None
-        )
+        bars = Segment(x0="mag", y0="low", x1="mag", y1="high", line_color="colour", line_alpha=0.3)
+        draw(made, self._points, bars)
+        points = Scatter(x="mag", y="rate", size=4, fill_color="colour", line_color=None)
+        drawn = draw(made, self._points, points)
         made.add_tools(
             HoverTool(
                 renderers=[drawn], tooltips=[("lightcurve", "@label"), ("rate", "@rate mag/d")]

@@ -21,6 +21,7 @@ from idfzarr.viewer.controls import (
 )
 from idfzarr.viewer.period_figures import FoldFigure, PeriodogramFigure, chance_text
 from idfzarr.viewer.periods import find_periods
+from idfzarr.viewer.plain_table import PlainTable
 from idfzarr.viewer.session import CURVE_CHOICES
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ class PeriodPanel:
     # ---------------------------------------------------------------- parts
 
     def _peak_table(self) -> Any:
-        made = pn.widgets.Tabulator(
+        made = PlainTable(
             _rows(()),
             disabled=True,
             selectable=False,
@@ -163,7 +164,7 @@ class PeriodPanel:
             ),
             min_width=300,
         )
-        return pmui.Row(left, right, sizing_mode="stretch_width", margin=0)
+        return pn.Row(left, right, sizing_mode="stretch_width", margin=0)
 
     # ---------------------------------------------------------------- searching
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import secrets
 import socket
 import tempfile
 from contextlib import contextmanager
@@ -160,7 +161,8 @@ def send_file(kept: KeptFile, *, title: str, table_id: str = "") -> Sent:
     title
         As the receivers are to call it.
     table_id
-        Of the table, so that rows of it can be told later; the file's name unless given.
+        Of the table, so that rows of it can be told later; one of its own for each sending unless
+        given, since TOPCAT refuses a table whose id it has seen.
 
     Returns
     -------
@@ -184,7 +186,7 @@ def send_file(kept: KeptFile, *, title: str, table_id: str = "") -> Sent:
             raise UsageError(msg)
         path = Path(folder) / kept.name
         path.write_bytes(kept.content)
-        params = {"url": path.as_uri(), "name": title, "table-id": table_id or kept.name}
+        params = {"url": path.as_uri(), "name": title, "table-id": table_id or _new_id(kept)}
         message = {"samp.mtype": mtype, "samp.params": params}
         received: list[str] = []
         refused: list[str] = []
@@ -199,6 +201,10 @@ def send_file(kept: KeptFile, *, title: str, table_id: str = "") -> Sent:
 
 
 _ABOUT = "Lightcurves of a Zarr cube"
+
+
+def _new_id(kept: KeptFile) -> str:
+    return f"{kept.name}#{secrets.token_hex(6)}"
 
 
 def _answer(hub: Any, key: str, client: str, message: dict[str, Any]) -> str:

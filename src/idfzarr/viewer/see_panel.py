@@ -129,7 +129,7 @@ class SeePanel:
                 )
             ]
         shown = column(row(*pictures, align_items="flex-start"), *ps1, min_width=400)
-        return pmui.Row(controls, shown, sizing_mode="stretch_width", margin=0)
+        return pn.Row(controls, shown, sizing_mode="stretch_width", margin=0)
 
     # ---------------------------------------------------------------- AORs in turn
 

@@ -145,7 +145,9 @@ def serve(
     from idfzarr.viewer.field import Field
 
     asked = settings or ServerSettings()
-    server = make_server(Field(store), settings=asked)
+    field = Field(store)
+    field.read_ahead()
+    server = make_server(field, settings=asked)
     url = _url(server, asked)
     server.start()
     if on_ready is not None:

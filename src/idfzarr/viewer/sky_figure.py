@@ -6,27 +6,31 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from bokeh.events import DoubleTap, RangesUpdate, SelectionGeometry, Tap
-from bokeh.models import BoxSelectTool, ColorBar, LassoSelectTool, LinearColorMapper
+from bokeh.models import (
+    BoxSelectTool,
+    ColorBar,
+    ImageRGBA,
+    LassoSelectTool,
+    LinearColorMapper,
+    Scatter,
+)
 from bokeh.palettes import Cividis256
-from matplotlib.path import Path as Polygon
 
-from idfzarr.viewer.figure_frame import blank_figure, empty_source, paint, span
+from idfzarr.viewer.figure_frame import blank_figure, draw, empty_source, paint, span, swap
+from idfzarr.viewer.sky_cells import as_colours, as_densities, cells_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
 
-__all__ = ["MANY_POINTS", "MOST_POINTS", "PointsFigure"]
+__all__ = ["MOST_POINTS", "PointsFigure"]
 
-MOST_POINTS = 20_000
+MOST_POINTS = 8_000
 """Points that are drawn one by one; more become an image of cells until the view holds fewer."""
 
-MANY_POINTS = 5_000
-"""From here on WebGL draws points faster than a canvas; where there is no graphics processor it
-is slower."""
-
-_CELLS = 256
+_CELLS = 140  # across and up: three pixels of a map
+_COLOUR = "#0072b2"
 _LOW, _HIGH = 2.0, 98.0  # percentiles at the ends of the colours: a few outliers must not take all
 
 
@@ -44,8 +48,6 @@ class PointsFigure:
     choose
         Called with a mask (n,) of what was boxed or lassoed, and whether it adds to what is
         chosen.
-    many
-        Whether there are so many points that the graphics processor should draw them.
     coloured
         Whether there is a bar of colours.
     """
@@ -57,7 +59,6 @@ class PointsFigure:
         height: int,
         pick: Callable[[float, float], None],
         choose: Callable[[NDArray[np.bool_], bool], None],
-        many: bool = False,
         coloured: bool = True,
         guard: Callable[[], Any],
         **options: Any,
@@ -66,12 +67,13 @@ class PointsFigure:
             name=name,
             height=height,
             tools="pan,wheel_zoom,reset,save",
-            output_backend="webgl" if many else "canvas",
             **options,
         )
         self._pick, self._choose, self._guard = pick, choose, guard
+        self._coloured = coloured
+        self._columns = ("x", "y", "value") if coloured else ("x", "y")
         self._x = self._y = self._value = np.empty(0)
-        self._points = empty_source("x", "y", "value")
+        self._points = empty_source(*self._columns)
         self._cells = empty_source("image", "x", "y", "dw", "dh")
         self._chosen = empty_source("x", "y")
         self._current = empty_source("x", "y")
@@ -85,22 +87,20 @@ class PointsFigure:
 
     def _draw(self, *, coloured: bool) -> None:
         made = self.figure
-        colour: Any = {"field": "value", "transform": self._mapper} if coloured else "#0072b2"
-        made.image(
-            "image", x="x", y="y", dw="dw", dh="dh", source=self._cells, color_mapper=self._mapper
+        colour: Any = {"field": "value", "transform": self._mapper} if coloured else _COLOUR
+        cells = ImageRGBA(image="image", x="x", y="y", dw="dw", dh="dh")
+        points = Scatter(x="x", y="y", size=5, fill_color=colour, line_color=None, fill_alpha=0.85)
+        chosen = Scatter(
+            x="x", y="y", size=9, fill_color=None, line_color="#d55e00", line_width=1.5
         )
-        drawn = made.scatter(
-            "x", "y", source=self._points, size=5, fill_color=colour, line_color=None, alpha=0.85
-        )
-        drawn.nonselection_glyph = drawn.selection_glyph = None
-        made.scatter(
-            "x", "y", source=self._chosen, size=9, fill_color=None, line_color="#d55e00",
-            line_width=1.5,
+        current = Scatter(
+            x="x", y="y", size=18, marker="circle_cross", fill_color=None, line_color="#cc1177",
+            line_width=2,
         )  # fmt: skip
-        made.scatter(
-            "x", "y", source=self._current, size=18, marker="circle_cross", fill_color=None,
-            line_color="#cc1177", line_width=2,
-        )  # fmt: skip
+        draw(made, self._cells, cells)
+        draw(made, self._points, points)
+        draw(made, self._chosen, chosen)
+        draw(made, self._current, current)
         if coloured:
             made.add_layout(self._bar, "right")
         # The tools only draw a shape; which objects lie within is found on the server.
@@ -140,6 +140,8 @@ class PointsFigure:
         corners = np.stack([_floats(geometry["x"]), _floats(geometry["y"])], axis=-1)
         if len(corners) < 3:
             return np.zeros(self._x.shape, dtype=bool)
+        from matplotlib.path import Path as Polygon  # slow to import, and a lasso can wait
+
         places = np.stack([self._x, self._y], axis=-1)
         return np.asarray(Polygon(corners).contains_points(np.nan_to_num(places, nan=1e99)))
 
@@ -215,13 +217,14 @@ class PointsFigure:
         self._redraw(*((one.start, one.end) for one in ranges))
 
     def choose(self, rows: NDArray[np.intp]) -> None:
-        """Ring the chosen points."""
-        self._chosen.data = {"x": self._x[rows], "y": self._y[rows]}
+        """Ring the chosen points; none where no points are placed."""
+        rows = rows[rows < self._x.size]
+        swap(self._chosen, {"x": self._x[rows], "y": self._y[rows]})
 
     def look_at(self, row: int | None) -> None:
-        """Mark the one looked at."""
-        rows = [] if row is None else [row]
-        self._current.data = {"x": self._x[rows], "y": self._y[rows]}
+        """Mark the one looked at; none where no points are placed."""
+        rows = np.array([] if row is None or row >= self._x.size else [row], dtype=np.intp)
+        swap(self._current, {"x": self._x[rows], "y": self._y[rows]})
 
     def paint(self, *, dark: bool) -> None:
         """Colour the figure for a light or a dark page."""
@@ -234,36 +237,36 @@ class PointsFigure:
 
     def _redraw(self, across: tuple[Any, Any], up: tuple[Any, Any]) -> None:
         """Draw points one by one, or cells where more than `MOST_POINTS` are in view."""
-        nothing: dict[str, Any] = {name: [] for name in ("image", "x", "y", "dw", "dh")}
         if len(self._x) <= MOST_POINTS:
             inside: Any = slice(None)
         else:
             (x0, x1), (y0, y1) = sorted(across), sorted(up)
             inside = (self._x >= x0) & (self._x <= x1) & (self._y >= y0) & (self._y <= y1)
             if np.count_nonzero(inside) > MOST_POINTS:
-                self._points.data = {name: np.empty(0) for name in ("x", "y", "value")}
-                self._cells.data = self._as_cells(inside, (x0, x1), (y0, y1))
+                swap(self._points, {name: np.empty(0) for name in self._columns})
+                self._show_cells((x0, x1), (y0, y1))
                 return
-        if len(self._cells.data["x"]):
-            self._cells.data = nothing
-        self._points.data = self._of(inside)
+        swap(self._cells, {name: [] for name in self._cells.data})
+        every = {"x": self._x, "y": self._y, "value": self._value}
+        swap(self._points, {name: every[name][inside] for name in self._columns})
 
-    def _of(self, inside: Any) -> dict[str, Any]:
-        return {"x": self._x[inside], "y": self._y[inside], "value": self._value[inside]}
+    def _show_cells(self, across: tuple[float, float], up: tuple[float, float]) -> None:
+        cells = self._as_cells(across, up)
+        held = self._cells.data
+        same = len(held["image"]) and np.array_equal(held["image"][0], cells["image"][0])
+        if not (same and all(held[name] == cells[name] for name in ("x", "y", "dw", "dh"))):
+            self._cells.data = cells
 
-    def _as_cells(
-        self, inside: NDArray[np.bool_], across: tuple[float, float], up: tuple[float, float]
-    ) -> dict[str, Any]:
-        """Return an image of the mean value in each cell; NaN where there is no object."""
-        known = inside & np.isfinite(self._value)
-        where = (self._y[known], self._x[known])
-        limits = [[up[0], up[1]], [across[0], across[1]]]
-        count, *_ = np.histogram2d(*where, bins=_CELLS, range=limits)
-        total, *_ = np.histogram2d(*where, bins=_CELLS, range=limits, weights=self._value[known])
-        mean = np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
-        self._mapper.nan_color = "rgba(0,0,0,0)"
+    def _as_cells(self, across: tuple[float, float], up: tuple[float, float]) -> dict[str, Any]:
+        shape = (_CELLS, _CELLS)
+        cells = cells_of(self._x, self._y, self._value, across=across, up=up, shape=shape)
+        if self._coloured:
+            low, high = self._mapper.low, self._mapper.high
+            image = as_colours(cells, Cividis256, low=low, high=high)
+        else:
+            image = as_densities(cells, _COLOUR)
         return {
-            "image": [mean.astype(np.float32)],
+            "image": [image],
             "x": [across[0]],
             "y": [up[0]],
             "dw": [across[1] - across[0]],

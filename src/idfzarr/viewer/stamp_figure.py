@@ -6,9 +6,9 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from bokeh.models import Label, Range1d
+from bokeh.models import ImageRGBA, Label, MultiLine, Range1d
 
-from idfzarr.viewer.figure_frame import COLOURS, blank_figure, paint
+from idfzarr.viewer.figure_frame import COLOURS, blank_figure, draw, paint
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,11 +45,9 @@ class StampFigure:
             toolbar_location="right" if axes else None,
         )
         made = self.figure
-        made.image_rgba("image", x="x", y="y", dw="dw", dh="dh", source=self._new("image"))
-        made.multi_line(
-            "xs", "ys", source=self._new("outlines"), line_color="colour", line_width=1.6,
-            line_alpha=0.9,
-        )  # fmt: skip
+        draw(made, self._new("image"), ImageRGBA(image="image", x="x", y="y", dw="dw", dh="dh"))
+        outlines = MultiLine(xs="xs", ys="ys", line_color="colour", line_width=1.6, line_alpha=0.9)
+        draw(made, self._new("outlines"), outlines)
         made.axis.visible = axes
         made.grid.visible = False
         made.title.text_font_size = "12px"
@@ -104,7 +102,11 @@ class StampFigure:
         }
         self.figure.xaxis.axis_label = f"offset along x [{stamp.size_unit}]"
         self.figure.yaxis.axis_label = f"offset along y [{stamp.size_unit}]"
-        self._look(stamp.title, (left, right), (low, high))
+        # Half a pixel less than the picture on every side: so the view is the same wherever in its
+        # pixel an object lies, and the figure is not laid out anew for each.
+        ny, nx = rgba.shape[:2]
+        across, up = (right - left) * (nx - 1) / nx / 2, (high - low) * (ny - 1) / ny / 2
+        self._look(stamp.title, (-across, across), (-up, up))
 
     def show_picture(self, rgba: NDArray[np.uint8], *, title: str, side: float) -> None:
         """Swap in a picture that has no outlines.

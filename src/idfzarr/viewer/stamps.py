@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -444,8 +445,6 @@ def render(
     if not 0 <= low < high <= 100:
         msg = f"percentiles are 0 <= low < high <= 100, not {low} and {high}"
         raise UsageError(msg)
-    import matplotlib as mpl
-
     values = np.asarray(pixels, dtype=np.float64)
     known = np.isfinite(values)
     first, last = np.percentile(values[known], [low, high]) if known.any() else (0.0, 1.0)
@@ -457,6 +456,15 @@ def render(
         part = np.log1p(_LOG_RANGE * part) / np.log1p(_LOG_RANGE)
     elif stretch == "asinh":
         part = np.arcsinh(part / _SOFTENING) / np.arcsinh(1 / _SOFTENING)
-    drawn: NDArray[np.uint8] = mpl.colormaps[colour_map](part, bytes=True)
+    drawn = _colours(colour_map)[np.minimum((part * 256).astype(np.intp), 255)]
     drawn[..., 3] = np.where(known, 255, 0)
     return drawn
+
+
+@cache
+def _colours(name: str) -> NDArray[np.uint8]:
+    """Return the 256 colours of a map, (256, 4); bokeh is quicker to import than matplotlib."""
+    from bokeh import palettes
+
+    words = getattr(palettes, "Greys256" if name == "gray" else f"{name.capitalize()}256")
+    return np.array([[*bytes.fromhex(word[1:]), 255] for word in words], dtype=np.uint8)

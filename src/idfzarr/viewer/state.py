@@ -69,8 +69,10 @@ class Choices:
         Of all AORs, days.
     first_object
         The one shown at first; None where the cube has none.
-    default_types, default_statistic, default_statistic_type, default_column
+    default_types, default_statistic, default_statistic_type, default_column, default_table_columns
         Shown at first.
+    table_columns
+        What the table of the objects can show besides their ids.
     knows
         Whether there is an object of that id.
     has_truth
@@ -94,6 +96,8 @@ class Choices:
     default_statistic_type: str
     default_column: str
     knows: Callable[[int], bool]
+    table_columns: tuple[str, ...] = ()
+    default_table_columns: tuple[str, ...] = ()
     has_truth: bool = False
     has_ps1: bool = False
     image_channels: tuple[str, ...] = ()
@@ -232,6 +236,9 @@ class ViewerState(param.Parameterized):
     column: param.Selector[str] = _selector("", ("",), "Column of the histogram")
     bins = param.Integer(default=50, bounds=(2, 500), doc="Bins of the histogram")
     query = param.String(default="", doc="Condition that objects meet, as ch1_mag < 20")
+    table_columns: Any = param.ListSelector(
+        default=[], objects=[], check_on_set=True, doc="Columns of the table, besides the object"
+    )
     selection: Any = param.List(
         default=[], item_type=int, doc="Ids of the selected objects, in order"
     )
@@ -261,6 +268,7 @@ class ViewerState(param.Parameterized):
         """Take over what there is to choose from, and its defaults."""
         offered = self.param
         offered["types"].objects = list(choices.types)
+        offered["table_columns"].objects = list(choices.table_columns)
         offered["time_axis"].objects = ["date", "mjd", *choices.aor_columns]
         offered["statistic"].objects = list(choices.statistics) or [""]
         offered["statistic_type"].objects = list(choices.types) or [""]
@@ -284,6 +292,7 @@ class ViewerState(param.Parameterized):
             "statistic_type": choices.default_statistic_type,
             "period_type": first,
             "column": choices.default_column,
+            "table_columns": list(choices.default_table_columns),
             "image_channel": choices.image_channels[0] if choices.image_channels else "",
         }
 
