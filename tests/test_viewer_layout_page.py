@@ -67,7 +67,6 @@ def test_a_tooltip_comes_where_the_pointer_rests(browser, served):
     for place, sentence in (
         (seen.page.locator("label", has_text="Calibrated").locator("svg").first, "Apply the ens"),
         (seen.named("button", "Draw this object alone"), "Draw this object alone"),
-        (seen.page.locator(".float-slider svg").first, "Size of the points"),
     ):
         place.hover()
         tip.filter(has_text=sentence).wait_for()

@@ -150,7 +150,7 @@ def test_objects_are_compared_and_no_longer(look, field):
 
 
 def test_clipping_smoothing_binning_and_rates(look, field):
-    visit = look()
+    visit = look(object=int(field.cube.objects[0]))
     whole = drawn(visit, field)[0]
     visit.flip("Sigma clip")
     visit.wait_choice("clip_on", "1")
@@ -206,6 +206,35 @@ def test_slider_and_zoom_agree(look, field):
     visit = look()
     expect(visit, field)
     begin = visit.ranges("lightcurve")
+    visit.page.get_by_title("Box Zoom").first.click()
+    third = (begin["x1"] - begin["x0"]) / 3
+    middle = (begin["y0"] + begin["y1"]) / 2
+    half = (begin["y1"] - begin["y0"]) / 2.2
+    visit.drag(
+        "lightcurve",
+        (begin["x0"] + third, middle - half), (begin["x1"] - third, middle + half),
+    )  # fmt: skip
+    visit.page.wait_for_function(
+        f"""(was) => {{ const x = {FIGURES}.get("lightcurve").model.x_range
+        const asked = new URLSearchParams(location.search)
+        return x.start > was && Math.abs(x.start - Number(asked.get("start"))) < 0.05
+          && Math.abs(x.end - Number(asked.get("end"))) < 0.05 }}""",
+        arg=begin["x0"] + third / 2,
+    )
+    zoomed = visit.ranges("lightcurve")
+    assert zoomed["x0"] == pytest.approx(begin["x0"] + third, abs=third / 10)
+    wanted = [(zoomed[name] - 40587) * 86_400_000 for name in ("x0", "x1")]
+    visit.page.wait_for_function(
+        """(wanted) => { const see = (root) => [...root.querySelectorAll("*")].flatMap((el) => [
+          ...(el.matches("input[aria-label=Times]") ? [el] : []),
+          ...(el.shadowRoot ? see(el.shadowRoot) : [])])
+        return see(document).every((el, at) =>
+          Math.abs(el.getAttribute("aria-valuenow") - wanted[at]) < 1.1 * 86400000) }""",
+        arg=wanted,
+    )
+    visit.page.get_by_title("Reset").first.click()
+    visit.wait_choice("start", None)
+    visit.wait_choice("end", None)
     visit.slide("Times", "ArrowRight", 12)  # days, from the day before the first measurement
     visit.page.wait_for_function("() => new URLSearchParams(location.search).has('start')")
     visit.page.wait_for_function(
@@ -215,36 +244,7 @@ def test_slider_and_zoom_agree(look, field):
         arg=begin["x0"],
     )
     expect(visit, field)
-    now = visit.ranges("lightcurve")
-    assert now["x1"] == begin["x1"]
-
-    visit.page.get_by_title("Box Zoom").first.click()
-    third = (now["x1"] - now["x0"]) / 3
-    middle = (now["y0"] + now["y1"]) / 2
-    half = (now["y1"] - now["y0"]) / 2.2
-    visit.drag(
-        "lightcurve",
-        (now["x0"] + third, middle - half), (now["x1"] - third, middle + half),
-    )  # fmt: skip
-    visit.page.wait_for_function(
-        f"""(was) => {{ const x = {FIGURES}.get("lightcurve").model.x_range
-        const asked = new URLSearchParams(location.search)
-        return x.start > was && Math.abs(x.start - Number(asked.get("start"))) < 0.05
-          && Math.abs(x.end - Number(asked.get("end"))) < 0.05 }}""",
-        arg=now["x0"] + third / 2,
-    )
-    zoomed = visit.ranges("lightcurve")
-    assert zoomed["x0"] == pytest.approx(now["x0"] + third, abs=third / 10)
-    first, last = (
-        40587 + float(visit.page.get_by_role("slider", name="Times").nth(at)
-                      .get_attribute("aria-valuenow")) / 86_400_000
-        for at in (0, 1)
-    )  # fmt: skip
-    assert first == pytest.approx(zoomed["x0"], abs=1.1)
-    assert last == pytest.approx(zoomed["x1"], abs=1.1)
-    visit.page.get_by_title("Reset").first.click()
-    visit.wait_choice("start", None)
-    visit.wait_choice("end", None)
+    assert visit.ranges("lightcurve")["x1"] == begin["x1"]
 
 
 def test_images_of_aors_in_turn_and_other_searches_for_periods(look, field):

@@ -334,7 +334,8 @@ CONTROLS = """
   const all = (ids, root) => (ids ?? "").split(" ").map((id) => text(root.getElementById?.(id)))
     .join(" ").trim()
   const name = (el, root) => el.getAttribute("aria-label")
-    || all(el.getAttribute("aria-labelledby"), root) || text(el.labels?.[0]) || text(el.closest("label")) || text(el) || el.title
+    || all(el.getAttribute("aria-labelledby"), root) || text(el.labels?.[0])
+    || text(el.closest("label")) || text(el) || el.title
   const own = (el, root) => {
     const label = el.matches("input[type=range]") ? "" : el.getAttribute("aria-label") ?? ""
     return el.title || all(el.getAttribute("aria-describedby"), root)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import panel as pn
 import panel_material_ui as pmui
@@ -265,7 +265,7 @@ def words(text: str = "", **options: Any) -> Any:
 class _Wrapping(pn.Row):
     """Parts that go to a new line: the widest needs room, and not, as Panel has it, all of them."""
 
-    _direction = None
+    _direction: ClassVar[Any] = None
 
 
 def row(

@@ -280,7 +280,9 @@ def shared_field(path: str) -> Field:
     """
     from idfzarr.viewer.field import Field
 
-    return Field(path)
+    field = Field(path)
+    field.read_ahead()
+    return field
 
 
 def stop_serving(server: Server) -> None:
