@@ -19,6 +19,7 @@ from panel.util import edit_readonly  # type: ignore[attr-defined]
 from panel_material_ui.template import Page  # type: ignore[attr-defined]
 
 from idfzarr.errors import IdfzarrError, UsageError
+from idfzarr.viewer.controls import apart
 from idfzarr.viewer.keys import KEYS, Keys
 from idfzarr.viewer.link import follow, restored_state
 from idfzarr.viewer.object_bar import ObjectBar
@@ -92,9 +93,7 @@ class Viewer:
         self._bar = ObjectBar(session, share=self._share, keys=self._say_keys)
         self._help = self._key_help()
         # Beside the tabs, not in them: tabs take their content apart whenever they are turned.
-        self._slots = {
-            name: pn.Column(sizing_mode="stretch_width", margin=(8, 0, 0, 0)) for name in PAGES
-        }
+        self._slots = {name: apart(margin=(8, 0, 0, 0)) for name in PAGES}
         self._tabs = pmui.Tabs(
             *((name.capitalize(), pn.Column(height=0, margin=0)) for name in PAGES),
             active=PAGES.index(session.state.page),
@@ -108,11 +107,12 @@ class Viewer:
             template=_TEMPLATE,
             title=f"idfzarr  ·  {session.name}",
             main=[
-                pn.Column(
-                    session.notice, self._bar.view, self._tabs, *self._slots.values(),
-                    self._help, self._keys,
-                    sizing_mode="stretch_width", margin=0,
-                )
+                session.notice,
+                self._bar.view,
+                self._tabs,
+                *self._slots.values(),
+                self._help,
+                self._keys,
             ],
             dark_theme=session.state.dark,
             theme_config=_THEME,

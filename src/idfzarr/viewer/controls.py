@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from idfzarr.viewer.session import Session
 
 __all__ = [
+    "apart",
     "button",
     "choice",
     "column",
@@ -286,6 +287,25 @@ def column(*parts: Any, **options: Any) -> Any:
     """Return parts one below the other."""
     looks: dict[str, Any] = {"sizing_mode": "stretch_width", "margin": 0} | options
     return pn.Column(*parts, **looks)
+
+
+def apart(*parts: Any, side_by_side: bool = False, **options: Any) -> Any:
+    """Return parts that are laid out each for itself.
+
+    Where a control is drawn, everything in one layout with it is measured anew, figures too; so
+    figures and controls must not share one.
+
+    Parameters
+    ----------
+    *parts
+        The parts.
+    side_by_side
+        Rather than one below the other.
+    **options
+        Of the container.
+    """
+    looks: dict[str, Any] = {"sizing_mode": "stretch_width", "margin": 0} | options
+    return pmui.Row(*parts, **looks) if side_by_side else pmui.Column(*parts, **looks)
 
 
 def _sized(width: int | None) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import panel_material_ui as pmui
 
 from idfzarr.analysis.query import QueryError, select
 from idfzarr.viewer.catalogue_table import catalogue_table, marked
-from idfzarr.viewer.controls import button, choice, column, many, row, words
+from idfzarr.viewer.controls import apart, button, choice, column, many, row, words
 from idfzarr.viewer.figures import LightcurveFigure
 from idfzarr.viewer.histogram_figure import HistogramFigure
 from idfzarr.viewer.session import CURVE_CHOICES
@@ -44,7 +44,7 @@ class FindPanel:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._match: NDArray[np.bool_] | None = None
-        self.view: Any = column(margin=(0, 4))
+        self.view: Any = apart(margin=(0, 4))
 
     def pieces(self) -> Iterator[None]:
         """Make it; whoever waits for something else has a turn after each piece."""
@@ -182,8 +182,8 @@ class FindPanel:
         self._row_facts = words("", margin=(4, 8), styles={"font-size": "12px"})
 
     def _lay_out(self) -> Iterator[None]:
-        plots = pn.Row(sizing_mode="stretch_width", margin=0)
-        middle, right = column(min_width=300), column(min_width=300)
+        plots = apart(side_by_side=True)
+        middle, right = apart(min_width=300), apart(min_width=300)
         columns = many(self._session, "table_columns", "Columns of the table")
         stamp = row(
             pn.pane.Bokeh(self._stamp.figure),

@@ -11,6 +11,7 @@ import panel_material_ui as pmui
 
 from idfzarr.errors import ImageError, UsageError
 from idfzarr.viewer.controls import (
+    apart,
     button,
     choice,
     column,
@@ -116,7 +117,7 @@ class LookPanel:
     def _laid_out(self) -> Any:
         self._aor_told = words("", margin=(0, 8), styles={"font-size": "12px"})
         session = self._session
-        stamps = column(
+        stamps = apart(
             pn.pane.Bokeh(self._superstack.figure),
             pn.pane.Bokeh(self._own.figure),
             self._aor_told,
@@ -138,12 +139,12 @@ class LookPanel:
             width=_SIDE + 12,
             sizing_mode=None,
         )
-        curves = column(
+        curves = apart(
             self._curves_column, self._times, self._notes, self._rate_pane, min_width=420
         )
-        upper = pn.Row(curves, stamps, sizing_mode="stretch_width", margin=0)
-        drawn = column(upper, self.periods.view, min_width=600)
-        return pn.Row(self._controls(), drawn, sizing_mode="stretch_width", margin=0)
+        upper = apart(curves, stamps, side_by_side=True)
+        drawn = apart(upper, self.periods.view, min_width=600)
+        return apart(self._controls(), drawn, side_by_side=True)
 
     def _controls(self) -> Any:
         session = self._session

@@ -10,9 +10,9 @@ import panel as pn
 import panel_material_ui as pmui
 
 from idfzarr.viewer.controls import (
+    apart,
     button,
     choice,
-    column,
     number,
     number_text,
     read_number,
@@ -147,14 +147,14 @@ class PeriodPanel:
             button(session, "Double", partial(self._times, 2.0), says="Fold with twice the period"),
             button(session, "Unfold", self._unfold, says="Fold no longer"),
         )
-        left = column(
+        left = apart(
             asked,
             pn.pane.Bokeh(self._periodogram.figure, sizing_mode="stretch_width"),
             self._told,
             self._peaks,
             min_width=300,
         )
-        right = column(
+        right = apart(
             folding,
             self._slider,
             pn.pane.Bokeh(self._folded.figure, sizing_mode="stretch_width"),
@@ -164,7 +164,7 @@ class PeriodPanel:
             ),
             min_width=300,
         )
-        return pn.Row(left, right, sizing_mode="stretch_width", margin=0)
+        return apart(left, right, side_by_side=True)
 
     # ---------------------------------------------------------------- searching
 

@@ -10,6 +10,7 @@ import panel_material_ui as pmui
 
 from idfzarr.errors import IdfzarrError, ImageError, UsageError
 from idfzarr.viewer.controls import (
+    apart,
     button,
     choice,
     column,
@@ -128,8 +129,8 @@ class SeePanel:
                     margin=(10, 10),
                 )
             ]
-        shown = column(row(*pictures, align_items="flex-start"), *ps1, min_width=400)
-        return pn.Row(controls, shown, sizing_mode="stretch_width", margin=0)
+        shown = apart(row(*pictures, align_items="flex-start"), *ps1, min_width=400)
+        return apart(controls, shown, side_by_side=True)
 
     # ---------------------------------------------------------------- AORs in turn
 
