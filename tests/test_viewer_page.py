@@ -164,7 +164,10 @@ def test_a_shared_address_shows_the_same_in_another_browser(visit, browser, serv
     other.open(url)
     other.wait_figure("lightcurve")
     other.shows_object(int(re.search(r"object=(\d+)", url)[1]))
-    assert other.data("lightcurve", "flux") == visit.data("lightcurve", "flux")
+    theirs, ours = (
+        [one for one in seen.data("lightcurve", "flux") if one] for seen in (other, visit)
+    )
+    assert theirs == ours != []
     assert other.labels()["lightcurve"] == visit.labels()["lightcurve"]
     other.close()
 
@@ -192,6 +195,7 @@ def test_a_store_that_vanishes_is_said_and_the_page_stays(browser, field, tmp_pa
     shutil.copytree(field, gone)
     known = ids(idfzarr.Cube(gone))
     with serving(gone) as server:
+        server.may_fail = True
         seen = Visit(browser).open(server.address(object=known[0]))
         shutil.rmtree(gone)
         search = seen.page.get_by_role("textbox", name=re.compile("^Find an object"))

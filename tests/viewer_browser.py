@@ -53,6 +53,7 @@ class Served:
 
     def __init__(self, url: str, process: subprocess.Popen[str], lines: list[str]) -> None:
         self.url, self.process, self.lines = url, process, lines
+        self.may_fail = False  # whether a session's failure, told in the log, is what is tested
 
     def address(self, **choices: object) -> str:
         return self.url + "?" + urlencode(choices) if choices else self.url
@@ -88,7 +89,9 @@ def serving(store: Path, *options: str) -> Iterator[Served]:
     try:
         url = ready.get(timeout=90)
         assert url, "the viewer did not start:\n" + "".join(lines)
-        yield Served(url, process, lines)
+        made = Served(url, process, lines)
+        yield made
+        assert made.may_fail or "Traceback" not in made.log, made.log
     finally:
         process.terminate()
         process.wait(timeout=20)

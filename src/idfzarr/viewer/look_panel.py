@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta, timezone
+from datetime import date, datetime, timedelta, timezone
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -54,7 +54,7 @@ class LookPanel:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._zooming = False
+        self._zooming = self._sliding = False
         self._frames: list[LightcurveFigure] = []
         self._panes: list[Any] = []
         self._frame(0)
@@ -282,18 +282,21 @@ class LookPanel:
         with self._session.guard():
             known = self._session.state.choices
             start, end = (_mjd(value) for value in event.new)
+            self._sliding = True  # the slider may be further by now, and must not be put back
             self._session.state.param.update(
                 start=None if start <= known.first_mjd else start,
                 end=None if end > known.last_mjd else end,
             )
+            self._sliding = False
 
     def _follow_times(self) -> None:
+        if self._sliding:
+            return
         state = self._session.state
         start = self._times.start if state.start is None else _date(state.start)
         end = self._times.end if state.end is None else _date(state.end)
         low, high = (min(max(one, self._times.start), self._times.end) for one in (start, end))
-        shown = zip((low, high), self._times.value, strict=True)
-        if any(abs(new - old) > timedelta(seconds=1) for new, old in shown):
+        if list(map(_day, self._times.value)) != [_day(low), _day(high)]:
             self._times.value = (low, high)
 
     # ---------------------------------------------------------------- drawing
@@ -408,6 +411,11 @@ def _same(one: float | None, other: float | None, near: float) -> bool:
 def _date(mjd: float) -> datetime:
     """Return an MJD as a date without a zone, in UTC, as the slider takes it."""
     return (_EPOCH + timedelta(days=mjd)).replace(tzinfo=None)
+
+
+def _day(when: date) -> date:
+    """Return the day of a date or time: the slider knows no hours and forgets them."""
+    return when.date() if isinstance(when, datetime) else when
 
 
 def _mjd(when: Any) -> float:

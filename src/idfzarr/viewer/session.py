@@ -14,7 +14,7 @@ import numpy as np
 import panel as pn
 import panel_material_ui as pmui
 
-from idfzarr.errors import CorruptError, IdfzarrError, StoreError
+from idfzarr.errors import CorruptError, IdfzarrError, StoreError, UsageError
 from idfzarr.flags import flag_bit
 from idfzarr.store.place import place_of
 from idfzarr.store.root import read_root
@@ -142,14 +142,15 @@ class Session:
         self.notice.param.update(object=escape(sentence), severity=severity, visible=bool(sentence))
 
     def fail(self, error: BaseException) -> None:
-        """Say what failed, and log where.
+        """Say what failed, and log where; what was asked for wrongly is said alone.
 
         Parameters
         ----------
         error
             What was raised.
         """
-        _LOGGER.error("a session failed", exc_info=error)
+        if not isinstance(error, UsageError):
+            _LOGGER.error("a session failed", exc_info=error)
         self.say(_sentence(error), severity="error")
 
     def guard(self) -> _Guard:
