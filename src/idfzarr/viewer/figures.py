@@ -172,7 +172,9 @@ class LightcurveFigure:
         # laid out anew for every object, since those are others.
         colour = {"field": "series", "transform": self._colours}
         sample = _points(fill_color=colour, line_color=None)
+        self._markers: list[str] = []
         self._samples = draw(self.figure, empty_source("x", "y", "series"), sample)
+        self._samples.data_source.data = self._sample_rows()
         self.figure.on_event(Tap, self._tapped)
         self.figure.on_event(RangesUpdate, self._moved)
 
@@ -313,7 +315,7 @@ class LightcurveFigure:
             if several:
                 data["marker"] = [self._markers[at] for at in data["series"]]
             self._swap(group, data)
-        swap(self._samples.data_source, self._sample_rows(len(curves)))
+        swap(self._samples.data_source, self._sample_rows())
         self._set_marker(field("marker") if several else value(kinds[0]))
 
     def _set_marker(self, wanted: Any) -> None:
@@ -332,22 +334,29 @@ class LightcurveFigure:
 
     def _name_series(self, curves: Sequence[Curve]) -> None:
         """Write the legend: a line for each curve that is drawn, and one for each kind of mark."""
+        shown = 0 < len(curves) <= _MOST_IN_LEGEND
         drawn = np.unique(self._sources["kept"].data["series"]).astype(int).tolist()
-        while len(self._series) < min(len(drawn), _MOST_IN_LEGEND):
+        drawn = drawn if shown else []
+        while len(self._series) < len(drawn):
             self._series.append(LegendItem(renderers=[self._samples]))
         named = self._series[: len(drawn)]
-        for item, at in zip(named, drawn, strict=False):
+        for item, at in zip(named, drawn, strict=True):
             item.update(label=value(curves[at].label), index=at)
         items = [*named, *(item for part, item in self._items.items() if self._holds(part))]
         if self.legend.items != items:
             self.legend.items = items
-        self.legend.visible = 0 < len(curves) <= _MOST_IN_LEGEND
+        self.legend.visible = shown
 
-    def _sample_rows(self, count: int) -> dict[str, Any]:
-        rows: dict[str, Any] = {name: np.full(count, np.nan) for name in ("x", "y")}
-        rows["series"] = np.arange(count)
+    def _sample_rows(self) -> dict[str, Any]:
+        """Return a point nowhere for each curve that the legend can name.
+
+        Always as many: Bokeh paints a legend that names a new one before it has its colour.
+        """
+        rows: dict[str, Any] = {name: np.full(_MOST_IN_LEGEND, np.nan) for name in ("x", "y")}
+        rows["series"] = np.arange(_MOST_IN_LEGEND)
         if len(set(self._markers)) > 1:
-            rows["marker"] = self._markers
+            more = [MARKERS[0]] * _MOST_IN_LEGEND
+            rows["marker"] = [*self._markers, *more][:_MOST_IN_LEGEND]
         return rows
 
     def _lines(

@@ -183,7 +183,7 @@ class FindPanel:
 
     def _lay_out(self) -> Iterator[None]:
         plots = apart(side_by_side=True)
-        middle, right = apart(min_width=300), apart(min_width=300)
+        middle, right = column(min_width=300), column(min_width=300)
         columns = many(self._session, "table_columns", "Columns of the table")
         stamp = row(
             pn.pane.Bokeh(self._stamp.figure),
@@ -194,7 +194,7 @@ class FindPanel:
         wide = {"sizing_mode": "stretch_width"}
         self.view[:] = [self._asking, plots, columns]
         for place, piece in (
-            (plots, pn.pane.Bokeh(self._map.figure)),
+            (plots, column(pn.pane.Bokeh(self._map.figure), width=_MAP + 70, sizing_mode="fixed")),
             (plots, middle),
             (middle, pn.pane.Bokeh(self._scatter.figure, **wide)),
             (middle, self._counted),
