@@ -11,7 +11,7 @@ from pathlib import Path
 import idfzarr
 
 FORKING = """
-import json, os, signal, sys, time
+import json, os, signal, sys, time, traceback
 
 print("ready", flush=True)
 for line in sys.stdin:
@@ -21,6 +21,8 @@ for line in sys.stdin:
         code = 70
         try:
             code = run(asked)
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(code)
     if asked.get("after") is not None:

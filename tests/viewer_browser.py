@@ -91,7 +91,7 @@ def serving(store: Path, *options: str) -> Iterator[Served]:
         assert url, "the viewer did not start:\n" + "".join(lines)
         made = Served(url, process, lines)
         yield made
-        assert made.may_fail or "Traceback" not in made.log, made.log
+        assert made.may_fail or "a session failed" not in made.log, made.log
     finally:
         process.terminate()
         process.wait(timeout=20)
