@@ -247,6 +247,42 @@ def test_many_may_create_a_store_at_once(tmp_path):
     assert members(url) == ["zarr.json"]
 
 
+def test_a_root_that_is_coming_is_no_foreign_file(tmp_path):
+    url = tmp_path / "s.zarr"
+    url.mkdir()
+    coming = url / "zarr.json.0123.idfzarr.partial"
+    coming.write_bytes(b"{")
+    assert not is_skystore(url)
+    with pytest.raises(StoreMissing, match="no store of skycells"):
+        SkycellStore(url)
+    store = create_skystore(url)
+    assert SkycellStore(url).uuid == store.uuid
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "zarr.json.notes").write_bytes(b"{")
+    with pytest.raises(ForeignStore, match="holds files and no store"):
+        create_skystore(tmp_path / "other")
+
+
+@pytest.mark.parametrize("is_made", [True, False], ids=["made meanwhile", "lost"])
+def test_a_coming_root_may_be_cleared_by_whoever_made_the_store(tmp_path, monkeypatch, is_made):
+    url, made, link = tmp_path / "s.zarr", [], os.link
+
+    def late(partial, target):
+        monkeypatch.setattr(os, "link", link)
+        Path(partial).unlink()
+        if is_made:
+            made.append(create_skystore(url).uuid)
+        link(partial, target)
+
+    monkeypatch.setattr(os, "link", late)
+    if is_made:
+        assert create_skystore(url, exist_ok=True).uuid == made[0]
+        assert members(url) == ["zarr.json"]
+    else:
+        with pytest.raises(FileNotFoundError, match=r"zarr\.json"):
+            create_skystore(url, exist_ok=True)
+
+
 def _write_slowly(url: str, served, ready) -> None:
     def pieces():
         yield b"x" * 1000

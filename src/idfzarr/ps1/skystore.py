@@ -482,7 +482,7 @@ def _read_root(place: Place) -> dict[str, Any]:
     size = place.size(_ROOT)
     where = f"{place.url}/{_ROOT}"
     if size is None:
-        if place.exists() and next(iter(place.keys()), None) is not None:
+        if place.exists() and not all(map(_is_coming_root, place.keys())):
             msg = f"{place.url} holds files and no store of skycells: there is no {_ROOT} in it"
             raise ForeignStore(msg)
         msg = f"there is no store of skycells at {place.url}; check the path, or fetch into it"
@@ -510,6 +510,11 @@ def _read_root(place: Place) -> dict[str, Any]:
         msg = f"{where} has lost its uuid; repair the store"
         raise MetadataCorrupt(msg)
     return ours
+
+
+def _is_coming_root(key: str) -> bool:
+    """Say whether a file is the root of a store that another process makes at this moment."""
+    return key.startswith(f"{_ROOT}.") and key.endswith(f".idfzarr{PARTIAL}")
 
 
 def create_skystore(path: PlaceLike, *, exist_ok: bool = False) -> SkycellStore:
@@ -577,6 +582,11 @@ def _put_root(place: Place, data: bytes) -> bool:
         os.fsync(handle)
         os.link(partial, target)  # fails where there is one by now; a rename would not
     except FileExistsError:
+        return False
+    except FileNotFoundError:
+        # Whoever made the store meanwhile has cleared what was left lying about in it.
+        if not os.path.exists(target):
+            raise
         return False
     finally:
         os.close(handle)
