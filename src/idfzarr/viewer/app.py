@@ -40,6 +40,16 @@ _THEME: dict[str, Any] = {
     "typography": {"fontSize": 13, "button": {"textTransform": "none"}},
     "shape": {"borderRadius": 4},
     "components": {
+        # A ripple is drawn for half a second after every click, over and over while what was
+        # clicked for is drawn too. It also shows what has the keyboard: an outline does that here.
+        "MuiButtonBase": {
+            "defaultProps": {"disableRipple": True},
+            "styleOverrides": {
+                "root": {
+                    "&.Mui-focusVisible": {"outline": "2px solid #1976d2", "outlineOffset": "-2px"}
+                }
+            },
+        },
         "MuiTab": {"styleOverrides": {"root": {"minHeight": 36, "padding": "4px 18px"}}},
         "MuiTabs": {"styleOverrides": {"root": {"minHeight": 36}}},
         "MuiToolbar": {"styleOverrides": {"root": {"minHeight": "44px !important"}}},

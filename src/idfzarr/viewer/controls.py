@@ -26,10 +26,13 @@ __all__ = [
     "many",
     "number",
     "number_text",
+    "prompt",
     "radio",
     "read_number",
     "row",
     "slider",
+    "spin",
+    "spinner",
     "switch",
     "words",
 ]
@@ -41,6 +44,18 @@ _SMALL_CHIPS = {
     "& .MuiSelect-select": {"padding": "7px 8px"},
 }
 _COMPACT: dict[str, Any] = {"margin": (6, 6)}
+_TOGETHER_MS = 8  # what a control sends in one go, as a slider its two values, comes within this
+
+
+def prompt(control: Any) -> Any:
+    """Return a control whose changes are acted on at once.
+
+    Panel waits 50 ms for more of them (``Syncable._debounce`` in
+    https://github.com/holoviz/panel/blob/main/panel/reactive.py). Ours tell a choice when it has
+    been made, so that nothing more comes.
+    """
+    control._debounce = _TOGETHER_MS  # noqa: SLF001
+    return control
 
 
 def _bind(session: Session, name: str, control: Any) -> Any:
@@ -59,6 +74,7 @@ def _bind(session: Session, name: str, control: Any) -> Any:
     def chosen(*_: Any) -> None:
         control.value = getattr(state, name)
 
+    prompt(control)
     watched = "value_throttled" if "value_throttled" in control.param else "value"
     control.param.watch(_guarded(session, typed), watched)
     state.param.watch(chosen, name)
@@ -157,7 +173,7 @@ def number(session: Session, name: str, label: str, *, width: int | None = None)
     def chosen(*_: Any) -> None:
         made.param.update(value=number_text(getattr(state, name)), error_state=False)
 
-    made.param.watch(_guarded(session, typed), "value")
+    prompt(made).param.watch(_guarded(session, typed), "value")
     state.param.watch(chosen, name)
     return made
 
@@ -261,6 +277,20 @@ def words(text: str = "", **options: Any) -> Any:
     """Return a line of plain text whose `object` can change; it is not read as HTML."""
     looks: dict[str, Any] = {"margin": (4, 6), "sizing_mode": "stretch_width"} | options
     return pn.pane.HTML(text, sanitize_html=True, **looks)
+
+
+_UNSEEN = {"visibility": "hidden"}
+
+
+def spinner(says: str, **options: Any) -> Any:
+    """Return a turning ring, unseen at first, that says what is coming."""
+    looks: dict[str, Any] = {"size": 18, "description": says, "sx": _UNSEEN} | options
+    return pmui.CircularProgress(value=True, **looks)
+
+
+def spin(ring: Any, *, turning: bool) -> None:
+    """Show or hide a spinner, which keeps its room: else its whole layout would be measured."""
+    ring.sx = {} if turning else _UNSEEN
 
 
 class _Wrapping(pn.Row):

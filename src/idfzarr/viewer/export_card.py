@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import panel_material_ui as pmui
 
 from idfzarr.errors import UsageError
-from idfzarr.viewer.controls import button, column, heading, row, words
+from idfzarr.viewer.controls import button, column, heading, row, spin, spinner, words
 from idfzarr.viewer.keep import FORMATS, selection_file, selection_lightcurves, view_file
 from idfzarr.viewer.pictures import PICTURE_FORMATS, PICTURES, picture_file
 from idfzarr.viewer.samp import send_file
@@ -43,7 +43,7 @@ class ExportCard:
 
     def __init__(self, session: Session, saver: Saver) -> None:
         self._session, self._saver = session, saver
-        self._coming = pmui.CircularProgress(value=True, size=18, visible=False)
+        self._coming = spinner("what is exported is coming")
         self._kept_only = pmui.Switch(
             label="Only points that are kept",
             value=False,
@@ -127,7 +127,7 @@ class ExportCard:
     # ---------------------------------------------------------------- where it goes
 
     def _wait(self, coming: bool) -> None:  # noqa: FBT001 - as Session.later calls it
-        self._coming.visible = coming
+        spin(self._coming, turning=coming)
 
     def _save(self, make: Maker, form: str) -> None:
         state = self._session.state.snapshot()  # what is chosen now, whatever is chosen meanwhile

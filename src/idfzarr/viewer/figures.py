@@ -339,10 +339,16 @@ class LightcurveFigure:
         drawn = drawn if shown else []
         while len(self._series) < len(drawn):
             self._series.append(LegendItem(renderers=[self._samples]))
-        named = self._series[: len(drawn)]
-        for item, at in zip(named, drawn, strict=True):
+        for item, at in zip(self._series, drawn, strict=False):
             item.update(label=value(curves[at].label), index=at)
-        items = [*named, *(item for part, item in self._items.items() if self._holds(part))]
+        # What is listed stays listed: another list is another set of models, and to find out which
+        # ones, Bokeh walks through all models of the page.
+        items = [*self._series, *self._items.values()]
+        named = {*self._series[: len(drawn)]} | {
+            item for part, item in self._items.items() if self._holds(part)
+        }
+        for item in items:
+            item.visible = item in named
         if self.legend.items != items:
             self.legend.items = items
         self.legend.visible = shown

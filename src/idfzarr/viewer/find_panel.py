@@ -11,7 +11,7 @@ import panel_material_ui as pmui
 
 from idfzarr.analysis.query import QueryError, select
 from idfzarr.viewer.catalogue_table import catalogue_table, marked
-from idfzarr.viewer.controls import apart, button, choice, column, many, row, words
+from idfzarr.viewer.controls import apart, button, choice, column, many, prompt, row, words
 from idfzarr.viewer.figures import LightcurveFigure
 from idfzarr.viewer.histogram_figure import HistogramFigure
 from idfzarr.viewer.session import CURVE_CHOICES
@@ -157,7 +157,7 @@ class FindPanel:
             "brackets, arithmetic, abs sqrt log10 isnan, object in [1, 2]; Enter asks",
             margin=(6, 6),
         )
-        self._query.param.watch(self._asked, "value")
+        prompt(self._query).param.watch(self._asked, "value")
         session.state.param.watch(lambda e: self._query.param.update(value=e.new), "query")
         self._told = words("", margin=(6, 6), width=170, height=24, sizing_mode="fixed")
         self._asking = row(

@@ -6,11 +6,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import panel as pn
-import panel_material_ui as pmui
 
 from idfzarr.care.report import csv_text
 from idfzarr.care.report_html import page
-from idfzarr.viewer.controls import button, column, row
+from idfzarr.viewer.controls import button, column, row, spin, spinner
 from idfzarr.viewer.health import health_html, health_of
 from idfzarr.viewer.keep import KeptFile, file_name
 from idfzarr.viewer.saving import Saver
@@ -35,7 +34,7 @@ class HealthPanel:
         self._session = session
         self._health: Health | None = None
         self._saver = Saver()
-        self._coming = pmui.CircularProgress(value=True, size=18, visible=False)
+        self._coming = spinner("the inventory is coming")
         self._shown = pn.pane.HTML("", sizing_mode="stretch_width", margin=(0, 4))
         self.view: Any = column(
             row(
@@ -74,7 +73,7 @@ class HealthPanel:
         )
 
     def _wait(self, coming: bool) -> None:  # noqa: FBT001 - as Session.later calls it
-        self._coming.visible = coming
+        spin(self._coming, turning=coming)
         if coming and self._health is None:
             self._shown.object = "<p>The store is being looked at.</p>"
         elif self._health is None:

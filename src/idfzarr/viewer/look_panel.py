@@ -18,6 +18,7 @@ from idfzarr.viewer.controls import (
     heading,
     many,
     number,
+    prompt,
     radio,
     row,
     slider,
@@ -111,7 +112,7 @@ class LookPanel:
             sizing_mode="stretch_width",
             margin=(0, 24, 0, 60),
         )
-        made.param.watch(self._slid, "value_throttled")
+        prompt(made).param.watch(self._slid, "value_throttled")
         return made
 
     def _laid_out(self) -> Any:

@@ -11,7 +11,7 @@ import panel as pn
 import panel_material_ui as pmui
 
 from idfzarr.errors import UsageError
-from idfzarr.viewer.controls import button, column, heading, row, words
+from idfzarr.viewer.controls import button, column, heading, prompt, row, words
 from idfzarr.viewer.keep import KeptFile, file_name
 from idfzarr.viewer.live import Live
 from idfzarr.viewer.notes import LONGEST_NOTE, Notes, notes_csv
@@ -81,7 +81,7 @@ class NoteCard:
             sizing_mode="stretch_width",
             margin=(6, 6),
         )
-        self._tags.param.watch(self._tagged, "value")
+        prompt(self._tags).param.watch(self._tagged, "value")
         self._new_tag = pmui.TextInput(
             label="New tag",
             description="A tag that nobody gave yet; Enter gives it to this object",
@@ -89,7 +89,7 @@ class NoteCard:
             width=170,
             margin=(6, 6),
         )
-        self._new_tag.param.watch(self._tag_typed, "value")
+        prompt(self._new_tag).param.watch(self._tag_typed, "value")
         self._text = pmui.TextAreaInput(
             label="Note",
             # A text area shows no tooltip; this stands below it, and is what describes it.
@@ -100,7 +100,7 @@ class NoteCard:
             sizing_mode="stretch_width",
             margin=(6, 6),
         )
-        self._text.param.watch(self._text_typed, "value")
+        prompt(self._text).param.watch(self._text_typed, "value")
         self._save = button(
             session, "Save note", self._write_text, says="Write the note down beside the store"
         )
@@ -117,7 +117,7 @@ class NoteCard:
             width=170,
             margin=(6, 6),
         )
-        self._filter.param.watch(self._filtered, "value")
+        prompt(self._filter).param.watch(self._filtered, "value")
         self._table = PlainTable(
             _frame(()),
             pagination="remote",

@@ -15,8 +15,11 @@ from idfzarr.viewer.controls import (
     choice,
     number,
     number_text,
+    prompt,
     read_number,
     row,
+    spin,
+    spinner,
     words,
 )
 from idfzarr.viewer.period_figures import FoldFigure, PeriodogramFigure, chance_text
@@ -49,9 +52,7 @@ class PeriodPanel:
         self._centre: float | None = session.state.period
         self._periodogram = PeriodogramFigure(height=260, take=self._take, guard=session.guard)
         self._folded = FoldFigure(height=260, set_zero=self._set_zero, guard=session.guard)
-        self._coming = pmui.CircularProgress(
-            value=True, size=18, visible=False, margin=(10, 6), description="looking for periods"
-        )
+        self._coming = spinner("looking for periods", margin=(10, 6))
         self._told = words("", margin=(6, 6), styles={"font-size": "12px"})
         self._peaks = self._peak_table()
         self._slider = self._fine_slider()
@@ -116,7 +117,7 @@ class PeriodPanel:
             disabled=True,
             margin=(0, 16),
         )
-        made.param.watch(self._slides, "value")
+        prompt(made).param.watch(self._slides, "value")
         made.param.watch(self._slid, "value_throttled")
         return made
 
@@ -138,7 +139,7 @@ class PeriodPanel:
             description="Period of folding, days; Enter folds",
             placeholder="none",
         )
-        self._period.param.watch(self._typed, "value")
+        prompt(self._period).param.watch(self._typed, "value")
         folding = row(
             self._period,
             number(session, "epoch", "Zero point [MJD]", width=140),
@@ -176,7 +177,7 @@ class PeriodPanel:
         )
 
     def _wait(self, coming: bool) -> None:  # noqa: FBT001
-        self._coming.visible = coming
+        spin(self._coming, turning=coming)
         if coming:
             self._told.object = "looking for periods …"
 

@@ -9,6 +9,8 @@ from bokeh.models import ImportedStyleSheet
 from panel.io.resources import BUNDLE_DIR
 from panel.widgets import Tabulator
 
+from idfzarr.viewer.controls import prompt
+
 __all__ = ["PlainTable"]
 
 
@@ -26,6 +28,7 @@ class PlainTable(Tabulator):
 
     def __init__(self, value: Any, **options: Any) -> None:
         super().__init__(value, **options)  # type: ignore[no-untyped-call]
+        prompt(self)
 
     def _process_param_change(self, params: dict[str, Any]) -> dict[str, Any]:
         return _without_links(super()._process_param_change(params))  # type: ignore[no-untyped-call]

@@ -6,7 +6,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import panel as pn
-import panel_material_ui as pmui
 
 from idfzarr.errors import IdfzarrError, ImageError, UsageError
 from idfzarr.viewer.controls import (
@@ -19,6 +18,8 @@ from idfzarr.viewer.controls import (
     radio,
     row,
     slider,
+    spin,
+    spinner,
     switch,
     words,
 )
@@ -54,7 +55,7 @@ class SeePanel:
         }
         self._own = StampFigure("stamp of an AOR", side=_SIDE)
         self._ps1 = StampFigure("PS1 stamp", side=_SIDE)
-        self._ps1_coming = pmui.CircularProgress(value=True, size=18, visible=False)
+        self._ps1_coming = spinner("PS1 is coming")
         self._blinking: Any = None
         self._blinked = False
         self._shown: dict[str, Stamp | None] = {"stack": None, "own": None}
@@ -213,7 +214,7 @@ class SeePanel:
         session.later("ps1", work, self._show_ps1, coming=self._wait)
 
     def _wait(self, coming: bool) -> None:  # noqa: FBT001
-        self._ps1_coming.visible = coming
+        spin(self._ps1_coming, turning=coming)
         if coming:
             self._ps1.clear("PS1 is coming …")
 
