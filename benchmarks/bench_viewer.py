@@ -248,7 +248,7 @@ def look(bench: Bench) -> list[Figure]:
         on.wait_for_timeout(600)
     for _ in range(bench.runs):
         slid.append(page.time("keydown", lambda: slider.press("ArrowRight"), done=moved))
-        on.wait_for_timeout(300)
+        on.wait_for_timeout(500)
     zoomed, followed = [], []
     on.get_by_title("Box Zoom").first.click()
     for at in range(bench.runs):

@@ -64,6 +64,7 @@ def make_store(path: Path, *, objects: int = 50_000, shards: int = 4, ps1_side: 
         values = field.block(begin, end - begin)
         writer.write_shard(shard, stacked(values.flux, values.flux_err, values.flag))
         filled[begin:end] = True
+    _calibration(writer, rng, (len(field.types), N_AORS))
     _statistics(writer, rng, filled, len(field.types))
     for channel in ("ch1", "ch2"):
         _superstack(writer, rng, channel, catalogue["x"], catalogue["y"])
@@ -92,6 +93,13 @@ def _catalogue(field: Synthetic, rng: np.random.Generator) -> dict[str, np.ndarr
         "flux_auto_ch2": rng.lognormal(1.5, 1.4, n),
         "flux_auto_err_ch2": np.full(n, 0.01),
     } | {f"column_{k}": rng.normal(size=n) for k in range(20)}
+
+
+def _calibration(writer: CubeWriter, rng: np.random.Generator, shape: tuple[int, int]) -> None:
+    """Write zero points that move every flux a little."""
+    writer.write_coordinate("zeropoint", rng.normal(0, 0.02, shape).astype(np.float32))
+    writer.write_coordinate("zeropoint_err", np.full(shape, 0.002, np.float32))
+    writer.write_coordinate("noise_scale", np.ones(shape, np.float32))
 
 
 def _statistics(
