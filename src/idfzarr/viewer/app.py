@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import panel as pn
 import panel_material_ui as pmui
+from bokeh.themes import Theme
 from panel.io.resources import parse_template
 from panel.util import edit_readonly  # type: ignore[attr-defined]
 from panel_material_ui.template import Page  # type: ignore[attr-defined]
@@ -55,6 +56,13 @@ _THEME: dict[str, Any] = {
         "MuiToolbar": {"styleOverrides": {"root": {"minHeight": "44px !important"}}},
     },
 }
+
+# Figures have their colours from us (figure_frame.paint). What a document's own theme names, the
+# page leaves alone; else it gives every part of a figure its colours, one after the other, draws
+# the figure anew each time and tells the server (apply_bokeh_theme in
+# https://github.com/panel-extensions/panel-material-ui/blob/main/src/panel_material_ui/utils.js).
+_PARTS = ("Axis", "BaseColorBar", "Figure", "Grid", "Legend", "Title")
+_FIGURES_OWN = Theme(json={"attrs": {part: {} for part in _PARTS}})
 
 # The components' program, the largest of the page's files, would be asked for only when the first
 # component is drawn, after all else is there. es-module-shims keeps what it has.
@@ -261,6 +269,7 @@ def page(field: Field) -> Any:
     document = pn.state.curdoc
     if document is not None:
         document.template_variables["program"] = _program()
+        document.theme = _FIGURES_OWN
     if document is not None and document.session_context is not None:
         document.add_next_tick_callback(viewer.grow)
     else:

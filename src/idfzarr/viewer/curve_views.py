@@ -8,9 +8,10 @@ import holoviews as hv
 import numpy as np
 
 from idfzarr.viewer.curves import prepare, rate_limits
+from idfzarr.viewer.figure_frame import NEUTRAL
 from idfzarr.viewer.labels import axis_label
 from idfzarr.viewer.periods import drawn_powers, find_periods, fold_curves
-from idfzarr.viewer.view_style import GREY, REJECTED, colour_of, hover, look
+from idfzarr.viewer.view_style import REJECTED, colour_of, hover, look
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,7 +27,7 @@ __all__ = ["folded_plot", "lightcurve_plot", "periodogram_plot", "rate_plot"]
 
 _PANEL = 170  # pixels of the frame of one of several panels
 _APART = {
-    "flagged": ("circle_x", GREY),
+    "flagged": ("circle_x", NEUTRAL),
     "clipped": ("x", REJECTED),
     "outlying": ("cross", REJECTED),
 }
@@ -101,7 +102,7 @@ def _title(state: ViewerState) -> str:
 
 
 def _nothing() -> Any:
-    return hv.Text(0.5, 0.5, "nothing to draw").opts(color=GREY)
+    return hv.Text(0.5, 0.5, "nothing to draw").opts(color=NEUTRAL)
 
 
 def _point_hover(curve: Curve) -> Any:
@@ -229,7 +230,7 @@ def rate_plot(field: Field, state: ViewerState, *, width: int = 420, height: int
         As of `lightcurve_plot`.
     """
     prepared = prepare(field, state)
-    layers: list[Any] = [hv.HLine(0.0).opts(color=GREY, line_width=1)]
+    layers: list[Any] = [hv.HLine(0.0).opts(color=NEUTRAL, line_width=1)]
     every = np.concatenate([np.empty(0), *(curve.rates.rate for curve in prepared)])
     low, high = rate_limits(every, low=state.rate_low, high=state.rate_high, sigma=_RATE_SIGMAS)
     for k, curve in enumerate(prepared):

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "COLOURS",
+    "LETTERS",
     "NEUTRAL",
     "blank_figure",
     "draw",
@@ -40,6 +41,9 @@ COLOURS = (
 
 NEUTRAL = "#8a8f98"
 """What stands back, on white and on black."""
+
+LETTERS = "Roboto, Helvetica, Arial, sans-serif"
+"""Font family of the page and its figures."""
 
 _LIGHT = {
     "paper": "#ffffff",
@@ -142,6 +146,7 @@ def paint(made: Any, *, dark: bool) -> None:
     made.border_fill_color = colours["paper"]
     made.outline_line_color = colours["line"]
     for axis in made.axis:
+        axis.axis_label_text_font = axis.major_label_text_font = LETTERS
         axis.axis_label_text_color = colours["text"]
         axis.major_label_text_color = colours["text"]
         axis.axis_line_color = colours["line"]
@@ -151,11 +156,13 @@ def paint(made: Any, *, dark: bool) -> None:
         grid.grid_line_color = colours["grid"]
     for title in (made.title,):
         title.text_color = colours["text"]
+        title.text_font = LETTERS
     for legend in made.legend:
         legend.background_fill_color = colours["plot"]
         legend.background_fill_alpha = 0.85
         legend.border_line_color = None
         legend.label_text_color = colours["text"]
+        legend.label_text_font = LETTERS
 
 
 def empty_source(*names: str) -> Any:

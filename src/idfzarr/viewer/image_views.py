@@ -9,9 +9,10 @@ import numpy as np
 
 from idfzarr.care.completeness import binned
 from idfzarr.errors import UsageError
+from idfzarr.viewer.figure_frame import NEUTRAL
 from idfzarr.viewer.labels import axis_label, plain
 from idfzarr.viewer.stamps import render
-from idfzarr.viewer.view_style import GREY, colour_of, hover, look
+from idfzarr.viewer.view_style import colour_of, hover, look
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -221,7 +222,7 @@ def completeness_map(
         clim=(0.0, 1.0),
         colorbar=len(rows) >= _FEWEST_FOR_BAR,
         clabel="part that is there [no unit]",
-        clipping_colors={"NaN": GREY},
+        clipping_colors={"NaN": NEUTRAL},
         tools=[tool],
     )
     return hv.Overlay([drawn]).opts(hv.opts.Overlay(**options | {"show_grid": False}))

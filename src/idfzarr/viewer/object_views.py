@@ -9,7 +9,8 @@ import holoviews as hv
 import numpy as np
 
 from idfzarr.errors import UsageError
-from idfzarr.viewer.view_style import GREY, REJECTED, hover, look
+from idfzarr.viewer.figure_frame import NEUTRAL
+from idfzarr.viewer.view_style import REJECTED, hover, look
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -396,7 +397,7 @@ def histogram(
     made = hv.Histogram((edges, counts), kdims=["value"], vdims=["objects"])
     layers = [made.opts(color="#0072b2", line_color="white", line_alpha=0.4, tools=[tool])]
     if told.n:
-        layers.append(hv.VLine(told.median).opts(color=GREY, line_dash="dashed", line_width=1.5))
+        layers.append(hv.VLine(told.median).opts(color=NEUTRAL, line_dash="dashed", line_width=1.5))
     options = look(width=width, height=round(width * 0.5))
     return hv.Overlay(layers).opts(
         hv.opts.Overlay(**options, xlabel=label, ylabel="objects [number]", title=str(told))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from bokeh.models import ImportedStyleSheet
+from bokeh.models import ImportedStyleSheet, InlineStyleSheet
 from panel.io.resources import BUNDLE_DIR
 from panel.widgets import Tabulator
 
@@ -52,7 +52,10 @@ def _written_out(sheet: Any) -> Any:
     _, bundled, path = url.partition("/panel/bundled/")
     if path.startswith("font-awesome/"):  # icons of buttons, of which the table has none
         return ""
-    return (_text_of(path.partition("?")[0]) if bundled else "") or sheet
+    text = _text_of(path.partition("?")[0]) if bundled else ""
+    # A model, since the browser sends the whole list back whenever it adds to it: of a model its
+    # name alone.
+    return InlineStyleSheet(css=text) if text else sheet
 
 
 @cache

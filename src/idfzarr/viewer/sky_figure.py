@@ -16,7 +16,7 @@ from bokeh.models import (
 )
 from bokeh.palettes import Cividis256
 
-from idfzarr.viewer.figure_frame import blank_figure, draw, empty_source, paint, span, swap
+from idfzarr.viewer.figure_frame import LETTERS, blank_figure, draw, empty_source, paint, span, swap
 from idfzarr.viewer.sky_cells import as_colours, as_densities, cells_of
 
 if TYPE_CHECKING:
@@ -81,6 +81,7 @@ class PointsFigure:
         self._bar = ColorBar(
             color_mapper=self._mapper, width=10, title_text_font_style="normal",
             title_text_font_size="11px", major_label_text_font_size="10px", padding=4,
+            title_text_font=LETTERS, major_label_text_font=LETTERS,
         )  # fmt: skip
         self._draw(coloured=coloured)
         self._listen()

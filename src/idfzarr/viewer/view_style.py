@@ -9,26 +9,12 @@ import holoviews as hv
 import holoviews.plotting.bokeh
 from bokeh.models import HoverTool
 
+from idfzarr.viewer.figure_frame import COLOURS, NEUTRAL
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["COLOURS", "GREY", "REJECTED", "colour_of", "hover", "look"]
-
-COLOURS = (
-    "#0072b2",
-    "#d55e00",
-    "#009e73",
-    "#cc79a7",
-    "#e69f00",
-    "#56b4e9",
-    "#8c6bb1",
-    "#7f7f7f",
-)
-"""Colours that people with any colour vision tell apart; after Okabe and Ito (2008),
-https://jfly.uni-koeln.de/color/ , without yellow and black."""
-
-GREY = "#8a8f98"
-"""What stands back, on white and on black."""
+__all__ = ["REJECTED", "colour_of", "hover", "look"]
 
 REJECTED = "#d62728"
 """Points that were set apart."""
@@ -84,6 +70,6 @@ def look(*, width: int = 700, height: int = 320, **others: Any) -> dict[str, Any
         "fontsize": _FONTS,
         "hooks": [_let_frame_decide],
         "show_grid": True,
-        "gridstyle": {"grid_line_color": GREY, "grid_line_alpha": 0.25},
+        "gridstyle": {"grid_line_color": NEUTRAL, "grid_line_alpha": 0.25},
         **others,
     }
