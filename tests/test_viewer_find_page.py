@@ -205,6 +205,53 @@ def test_a_click_on_a_column_sorts_rises_falls_and_ends(visit, served, field):
     wait_cells(visit, "ra", degrees(field.objects["ra"].to_numpy()))
 
 
+def test_order_and_filters_are_in_the_address_and_come_back(visit, served, field, browser):
+    from playwright.sync_api import expect
+
+    table = by_score(field)
+    limit = round(float(np.median(table["ra"])), 5)
+    kept = table[table["ra"] > limit]["ra"].to_numpy()
+    first, second = (int(one) for one in table["object"][:2])
+    visit.open(served.address(object=first))
+    visit.page.wait_for_timeout(1200)  # who steps on sooner leaves no entry in the history
+    box = visit.page.locator('input[aria-label="filter of ra"]')
+    box.fill(f"> {limit}")
+    box.press("Enter")
+    visit.wait_choice("column_filters", f"ra=%3E+{limit}")
+    head(visit, "ra").click()
+    visit.wait_choice("sorted_by", "ra")
+    wait_cells(visit, "ra", degrees(np.sort(kept)))
+
+    other = Visit(browser)  # somebody else, who was sent the address
+    other.open(visit.page.url)
+    wait_cells(other, "ra", degrees(np.sort(kept)))
+    expect(other.page.locator('input[aria-label="filter of ra"]')).to_have_value(f"> {limit}")
+    assert other.choices() == visit.choices()
+    head(other, "ra").click()
+    other.wait_choice("sorted_by", "-ra")
+    wait_cells(other, "ra", degrees(np.sort(kept)[::-1]))
+    other.close()
+
+    visit.write("Find an object", str(second))
+    visit.wait_choice("object", second)
+    visit.page.wait_for_timeout(1200)
+    box.fill("")
+    box.press("Enter")
+    visit.wait_choice("column_filters", None)
+    for _ in range(2):  # falling, and as the store has them
+        head(visit, "ra").click()
+    visit.wait_choice("sorted_by", "")
+    wait_cells(visit, "ra", degrees(field.objects["ra"].to_numpy()))
+    visit.page.go_back()
+    visit.wait_choice("object", first)
+    visit.wait_choice("sorted_by", "ra")
+    wait_cells(visit, "ra", degrees(np.sort(kept)))
+    expect(box).to_have_value(f"> {limit}")
+    visit.page.go_forward()
+    visit.wait_choice("object", second)
+    wait_cells(visit, "ra", degrees(field.objects["ra"].to_numpy()))
+
+
 def test_the_columns_of_the_table_are_chosen_and_filters_stay(visit, served, field):
     visit.open(served.address())
     table = by_score(field)

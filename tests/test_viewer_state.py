@@ -49,6 +49,12 @@ def test_two_sessions_share_no_choice(choices):
     assert "mine" not in other.param["column"].objects
 
 
+_OF_COLUMNS = {
+    "sorted_by": ["-ra", "object"],
+    "column_filters": {"ra": "> 264.9 & <=265, +1", "object": "3 .. 5=é;"},
+}
+
+
 def _other(state, choices, name):
     """Return a value other than the default, allowed for the parameter."""
     asked, now = state.param[name], getattr(state, name)
@@ -73,7 +79,7 @@ def test_every_choice_comes_back_from_its_url(choices):
     names = list(ViewerState.defaults(choices))
     for name in names:
         state = ViewerState(choices)
-        value = _other(state, choices, name)
+        value = _OF_COLUMNS.get(name) or _other(state, choices, name)
         state.param.update(**{name: value})
         told = to_url(state)
         if value != ViewerState.defaults(choices)[name]:
@@ -102,6 +108,9 @@ def test_every_choice_comes_back_from_its_url(choices):
         ("choices", "1", "nothing here is called"),
         ("__class__", "1", "nothing here is called"),
         ("query", "x" * 20_000, "20000 characters"),
+        ("sorted_by", "-ra,decc", "names the column 'decc' for sorted_by"),
+        ("column_filters", "ch1_magg=1", "which is not there; nearest: 'ch1_mag'"),
+        ("column_filters", "rubbish", "column_filters = 'rubbish', which cannot be read"),
     ],
 )
 def test_a_bad_value_is_refused_and_the_rest_is_kept(choices, name, text, sentence):
@@ -119,7 +128,12 @@ def test_any_url_is_read(choices, arguments):
     assert len(restored.refused) + len(restored.changes) == len(arguments)
 
 
-@given(st.sampled_from(["object", "types", "period", "drop", "selection", "bins"]), st.text())
+@given(
+    st.sampled_from(
+        ["object", "types", "period", "drop", "selection", "bins", "sorted_by", "column_filters"]
+    ),
+    st.text(),
+)
 def test_any_value_is_taken_or_refused(choices, name, text):
     restored = from_url({name: text}, choices)
     assert len(restored.refused) + len(restored.changes) == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, urlencode
 
 import param
 
@@ -12,7 +13,7 @@ from idfzarr.errors import UsageError, closest
 from idfzarr.viewer.state import MOST_SELECTED_IN_URL, ViewerState
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from idfzarr.viewer.state import Choices
 
@@ -72,6 +73,8 @@ def _text(value: Any) -> str:
         return str(int(value))
     if isinstance(value, list):
         return ",".join(map(str, value))
+    if isinstance(value, dict):
+        return urlencode(value)
     return repr(value) if isinstance(value, float) else str(value)
 
 
@@ -139,13 +142,24 @@ def _value(asked: Any, name: str, text: str, choices: Choices) -> Any:
             msg = f"the address asks for {name} = {_short(text)}, which is neither 0 nor 1"
             raise UsageError(msg)
         return _TRUE[text.lower()]
-    if isinstance(asked, param.ListSelector):
-        return [word for word in text.split(",") if word]
-    if isinstance(asked, param.List):
-        return _ids(name, text.split(","), choices)
+    if isinstance(asked, (param.ListSelector, param.List, param.Dict)):
+        return _several(asked, name, text, choices)
     if name == "object":
         return _ids(name, [text], choices)[0]
     return _number(text) if isinstance(asked, param.Number) else text
+
+
+def _several(asked: Any, name: str, text: str, choices: Choices) -> Any:
+    """Return values of a list, or by name of a column."""
+    words = [word for word in text.split(",") if word]
+    if isinstance(asked, param.Dict):
+        by_column = dict(parse_qsl(text, strict_parsing=bool(text)))
+        _check_columns(name, by_column, choices)
+        return by_column
+    if name == "sorted_by":
+        _check_columns(name, [word.removeprefix("-") for word in words], choices)
+    ids = isinstance(asked, param.List) and asked.item_type is int
+    return _ids(name, words, choices) if ids else words
 
 
 def _number(text: str) -> float | int:
@@ -155,6 +169,16 @@ def _number(text: str) -> float | int:
     if not math.isfinite(number):
         raise ValueError(text)
     return number
+
+
+def _check_columns(name: str, columns: Iterable[str], choices: Choices) -> None:
+    known = ("object", *choices.table_columns)
+    for column in columns:
+        if column not in known:
+            msg = (
+                f"the address names the column {_short(column)} for {name}, which the table has not"
+            )
+            raise UsageError(msg + closest(column[:_SHOWN], known))
 
 
 def _ids(name: str, words: list[str], choices: Choices) -> list[int]:

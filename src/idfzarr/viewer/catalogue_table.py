@@ -15,7 +15,7 @@ from idfzarr.errors import UsageError
 from idfzarr.viewer.plain_table import PlainTable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import pandas as pd
     from numpy.typing import NDArray
@@ -169,6 +169,35 @@ class CatalogueTable(PlainTable):
                 rows = _sorted_rows(frame[one["field"]].to_numpy(), rows, one["dir"] == "asc")
         return rows
 
+    @property
+    def sorted_by(self) -> list[str]:
+        """Columns that order the rows, the first before the next; with a minus it falls."""
+        falls = {"desc": "-"}
+        return [falls.get(one["dir"], "") + one["field"] for one in self.sorters]
+
+    @property
+    def typed(self) -> dict[str, str]:
+        """What stands in the filters, by column."""
+        return {
+            one["field"]: one["value"]
+            for one in self.filters
+            if isinstance(one.get("value"), str) and one["value"]
+        }
+
+    def arrange(self, sorted_by: Sequence[str], typed: Mapping[str, str]) -> None:
+        """Order and filter the rows, and write the filters into their boxes.
+
+        Parameters
+        ----------
+        sorted_by
+            As `sorted_by`.
+        typed
+            As `typed`.
+        """
+        self.param.update(page=1, **_arranged(sorted_by, typed))
+        for model, _ in self._models.values():
+            model.configuration = self._get_configuration(model.columns)
+
     def turn_to(self, row: int | None, place: int | None) -> None:
         """Mark a row of the frame and turn to its page.
 
@@ -261,8 +290,25 @@ def _sorted_rows(values: NDArray[Any], rows: NDArray[np.intp], rising: bool) -> 
     return rows[np.argsort(keys, kind="stable")]  # NaN sorts last either way
 
 
+def _arranged(sorted_by: Sequence[str], typed: Mapping[str, str]) -> dict[str, Any]:
+    """Return sorters and filters as Tabulator has them."""
+    return {
+        "sorters": [
+            {"field": one.removeprefix("-"), "dir": "desc" if one.startswith("-") else "asc"}
+            for one in sorted_by
+        ],
+        "filters": [{"field": name, "type": "like", "value": text} for name, text in typed.items()],
+    }
+
+
 def catalogue_table(
-    field: Field, frame: pd.DataFrame, *, type_: str, names: Sequence[str]
+    field: Field,
+    frame: pd.DataFrame,
+    *,
+    type_: str,
+    names: Sequence[str],
+    sorted_by: Sequence[str],
+    typed: Mapping[str, str],
 ) -> CatalogueTable:
     """Return the table of a field's objects.
 
@@ -276,6 +322,8 @@ def catalogue_table(
         That type.
     names
         Columns that this frame has, or one that follows it.
+    sorted_by, typed
+        As of `CatalogueTable`.
     """
     texts = {name: field.described(name, type_) for name in names}
     tips = {name: escape(texts[name].axis) for name in names}
@@ -293,7 +341,7 @@ def catalogue_table(
         pagination="remote",
         page_size=PAGE_ROWS,
         show_index=False,
-        sorters=[{"field": "score", "dir": "desc"}] if "score" in names else [],
+        **_arranged(sorted_by, typed),
         disabled=True,
         selectable="checkbox",
         header_filters=filters,

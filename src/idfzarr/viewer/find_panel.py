@@ -61,6 +61,8 @@ class FindPanel:
         session = self._session
         session.on(["statistic_type", "table_columns"], self._tabulate)
         session.on(["query", "statistic_type"], self._ask, now=True)
+        session.on(["sorted_by", "column_filters"], self._arrange)
+        self._table.param.watch(self._arranged, ["filters", "sorters"])
         self._table.param.watch(self._ordered, ["filters", "sorters", "mask", "value"])
         on = session.on_page
         on(_PAGE, ["statistic", "statistic_type", "query"], self._colour)
@@ -132,6 +134,8 @@ class FindPanel:
             self._frame(),
             type_=session.state.statistic_type,
             names=["object", *session.state.choices.table_columns],
+            sorted_by=session.state.sorted_by,
+            typed=session.state.column_filters,
         )
         self._listening = True
         self._table.on_click(self._clicked)
@@ -242,6 +246,18 @@ class FindPanel:
         self._listening = False
         self._table.value = marked(self._frame())
         self._listening = True
+
+    def _arrange(self) -> None:
+        """Order and filter the table as an address says."""
+        state, table = self._session.state, self._table
+        if state.sorted_by != table.sorted_by or state.column_filters != table.typed:
+            table.arrange(state.sorted_by, state.column_filters)
+            self._mark()
+
+    def _arranged(self, *_: Any) -> None:
+        with self._session.guard():
+            table = self._table
+            self._session.state.param.update(sorted_by=table.sorted_by, column_filters=table.typed)
 
     def _ordered(self, *_: Any) -> None:
         with self._session.guard():

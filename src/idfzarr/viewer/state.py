@@ -239,6 +239,14 @@ class ViewerState(param.Parameterized):
     table_columns: Any = param.ListSelector(
         default=[], objects=[], check_on_set=True, doc="Columns of the table, besides the object"
     )
+    sorted_by: Any = param.List(
+        default=[],
+        item_type=str,
+        doc="Columns that order the table, the first before the next; with a minus it falls",
+    )
+    column_filters: Any = param.Dict(
+        default={}, doc="Condition that a column of the table must meet, by its name"
+    )
     selection: Any = param.List(
         default=[], item_type=int, doc="Ids of the selected objects, in order"
     )
@@ -293,6 +301,7 @@ class ViewerState(param.Parameterized):
             "period_type": first,
             "column": choices.default_column,
             "table_columns": list(choices.default_table_columns),
+            "sorted_by": ["-score"] if "score" in choices.default_table_columns else [],
             "image_channel": choices.image_channels[0] if choices.image_channels else "",
         }
 
