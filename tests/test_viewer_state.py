@@ -109,7 +109,7 @@ def test_every_choice_comes_back_from_its_url(choices):
         ("__class__", "1", "nothing here is called"),
         ("query", "x" * 20_000, "20000 characters"),
         ("sorted_by", "-ra,decc", "names the column 'decc' for sorted_by"),
-        ("column_filters", "ch1_magg=1", "which is not there; nearest: 'ch1_mag'"),
+        ("column_filters", "ch1_magg=1", "which the table has not; nearest: 'ch1_mag'"),
         ("column_filters", "rubbish", "column_filters = 'rubbish', which cannot be read"),
     ],
 )
