@@ -151,11 +151,11 @@ def _value(asked: Any, name: str, text: str, choices: Choices) -> Any:
 
 def _several(asked: Any, name: str, text: str, choices: Choices) -> Any:
     """Return values of a list, or by name of a column."""
-    words = [word for word in text.split(",") if word]
     if isinstance(asked, param.Dict):
         by_column = dict(parse_qsl(text, strict_parsing=bool(text)))
         _check_columns(name, by_column, choices)
         return by_column
+    words = [word for word in text.split(",") if word]
     if name == "sorted_by":
         _check_columns(name, [word.removeprefix("-") for word in words], choices)
     ids = isinstance(asked, param.List) and asked.item_type is int

@@ -154,12 +154,11 @@ class CatalogueTable(PlainTable):
         frame = self.value
         kept = np.ones(len(frame), bool) if self.mask is None else self.mask.copy()
         said = ""
-        for one in self.filters:
-            text = one.get("value")
-            if one.get("field") not in frame.columns or not isinstance(text, str) or not text:
+        for name, text in self.typed.items():
+            if name not in frame.columns:
                 continue
             try:
-                kept &= matches(frame[one["field"]].to_numpy(), text)
+                kept &= matches(frame[name].to_numpy(), text)
             except UsageError as error:
                 said = str(error)
         self.refused = said
@@ -172,8 +171,7 @@ class CatalogueTable(PlainTable):
     @property
     def sorted_by(self) -> list[str]:
         """Columns that order the rows, the first before the next; with a minus it falls."""
-        falls = {"desc": "-"}
-        return [falls.get(one["dir"], "") + one["field"] for one in self.sorters]
+        return [("-" if one["dir"] == "desc" else "") + one["field"] for one in self.sorters]
 
     @property
     def typed(self) -> dict[str, str]:
@@ -252,9 +250,7 @@ class CatalogueTable(PlainTable):
         options: dict[str, Any] = super()._get_configuration(columns)  # type: ignore[no-untyped-call, unused-ignore]
         known = {column.field for column in columns}
         typed = [
-            {"field": one["field"], "value": one["value"]}
-            for one in self.filters
-            if one.get("field") in known
+            {"field": name, "value": text} for name, text in self.typed.items() if name in known
         ]
         return options | {"initialHeaderFilter": typed}
 

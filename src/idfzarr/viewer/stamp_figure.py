@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from bokeh.models import ImageRGBA, Label, MultiLine, Range1d
 
-from idfzarr.viewer.figure_frame import COLOURS, LETTERS, blank_figure, draw, paint
+from idfzarr.viewer.figure_frame import COLOURS, LETTERS, NEUTRAL, blank_figure, draw, paint
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,7 +57,7 @@ class StampFigure:
         made.axis.axis_label_standoff = 2
         self._word = Label(
             x=side // 2 - 10, y=side // 2 - 20, x_units="screen", y_units="screen", text="",
-            text_align="center", text_font_size="12px", text_color="#8a8f98", text_font=LETTERS,
+            text_align="center", text_font_size="12px", text_color=NEUTRAL, text_font=LETTERS,
         )  # fmt: skip
         made.add_layout(self._word)
 
